@@ -1,0 +1,245 @@
+"""`co.compare`: the same program through several solvers, side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from clearopt.errors import DeclarationError, SolverNotInstalledError
+from clearopt.problem import Problem
+from clearopt.program import Program
+from clearopt.solution import Solution, Status
+from clearopt.solvers import Backend, get_solver, solve_program
+
+# What two solvers may differ by beyond the tolerance asked for: both are right to rounding only.
+CONTRADICTION = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonRow:
+    """What one solver made of the program.
+
+    Attributes:
+        solver: its name.
+        status: as in `Solution.status`, or None if it did not run.
+        objective, bound, gap: as in `Solution`; NaN, infinite and infinite where there is none.
+        rigorous: whether the solver stands by `bound` (baselines do not give one).
+        feasible: whether there is an allocation and the independent check passed it.
+        violation: of the allocation it returned, relative; NaN without one.
+        seconds: wall time of the whole call.
+        message: why it stopped, or why it did not run.
+        solution: the whole `Solution`, or None.
+    """
+
+    solver: str
+    status: Status | None
+    objective: float
+    bound: float
+    gap: float
+    rigorous: bool
+    feasible: bool
+    violation: float
+    seconds: float
+    message: str
+    solution: Solution | None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The rows of a comparison, in the order asked for; printing it gives a table.
+
+    Attributes:
+        rows: one `ComparisonRow` a solver.
+        tolerance: the relative gap the solvers were asked for.
+    """
+
+    rows: list[ComparisonRow]
+    tolerance: float
+
+    def __getitem__(self, solver: str) -> ComparisonRow:
+        for row in self.rows:
+            if row.solver == solver:
+                return row
+        known = ", ".join(repr(row.solver) for row in self.rows)
+        raise KeyError(f"no solver {solver!r} in this comparison; there are {known}")
+
+    def __iter__(self) -> Iterator[ComparisonRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def best_objective(self) -> float:
+        """The greatest objective of a checked allocation; NaN if no solver found one."""
+        return max((row.objective for row in self.rows if row.feasible), default=math.nan)
+
+    @property
+    def best_bound(self) -> float:
+        """The lowest bound of the solvers that stand by theirs; infinite if there is none."""
+        return min((row.bound for row in self.rows if row.rigorous), default=math.inf)
+
+    @property
+    def contradictions(self) -> list[str]:
+        """A sentence for every objective above another solver's bound: one of the two is wrong."""
+        found = []
+        for row in (row for row in self.rows if row.feasible):
+            for other in (other for other in self.rows if other.rigorous):
+                allowed = self.tolerance + CONTRADICTION
+                if other.bound == -math.inf:
+                    found.append(
+                        f"{other.solver} claims that no allocation is feasible, but {row.solver} "
+                        "found one that is"
+                    )
+                elif row.objective > other.bound + allowed * max(
+                    abs(other.bound), abs(row.objective)
+                ):
+                    found.append(
+                        f"{row.solver} found {row.objective:.9g}, above the bound "
+                        f"{other.bound:.9g} of {other.solver}"
+                    )
+        return found
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One plain dict a row, without the solutions: for a data frame, or JSON."""
+        names = [field.name for field in fields(ComparisonRow) if field.name != "solution"]
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
+
+    def __str__(self) -> str:
+        header = ("solver", "objective", "bound", "gap", "feasible", "status", "seconds")
+        table = [header, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+        left = (0, 4, 5)  # words to the left, numbers to the right
+        lines = []
+        for line in table:
+            cells = (
+                cell.ljust(width) if column in left else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            lines.append("  ".join(cells).rstrip())
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"{row.solver}: {row.message}" for row in self.rows if row.message]
+        lines += [f"CONTRADICTION: {sentence}" for sentence in self.contradictions]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
+    def shown(number: float, style: str) -> str:
+        return format(number, style) if math.isfinite(number) else "-"
+
+    return (
+        row.solver,
+        shown(row.objective, ".9g"),
+        shown(row.bound, ".9g") if row.rigorous else "-",
+        shown(row.gap, ".1e"),
+        "yes" if row.feasible else ("-" if row.solution is None else "no"),
+        row.status or "not run",
+        shown(row.seconds, ".3g"),
+    )
+
+
+def compare(
+    problem: Problem | Program,
+    solvers: Sequence[str | Backend] = ("dual", "scip", "cvxpy", "uniform"),
+    *,
+    time_limit: float = 60.0,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> Comparison:
+    """Solve with each solver in turn and put what they say side by side.
+
+    A solver that is not installed, cannot take this problem, or fails is a row with its message.
+
+    Args:
+        problem: a `Problem`, or a compiled `Program`.
+        solvers: names of `co.solvers()`, or back-ends of your own.
+        time_limit: seconds for each.
+        tolerance: the relative gap each is asked for.
+        seed: for solvers that draw at random.
+
+    Raises:
+        UnknownSolverError: a name is not registered.
+        DeclarationError: `problem` is neither, no solver is named, or one is named twice.
+    """
+    if isinstance(problem, Problem):
+        program = problem.program
+    elif isinstance(problem, Program):
+        program = problem
+    else:
+        raise DeclarationError(
+            f"compare({type(problem).__name__}, ...): expected a co.Problem or a co.Program"
+        )
+    if isinstance(solvers, str | Backend):
+        solvers = (solvers,)
+    if not solvers:
+        raise DeclarationError(
+            "compare: solvers is empty; name at least one, e.g. ('dual', 'scip')"
+        )
+    names = [solver if isinstance(solver, str) else solver.name for solver in solvers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DeclarationError(f"compare: solver {twice!r} is named twice")
+    # All names are looked up before any solver runs: a misspelt one should not cost minutes.
+    found: list[Backend | SolverNotInstalledError] = []
+    for solver in solvers:
+        try:
+            found.append(get_solver(solver))
+        except SolverNotInstalledError as error:
+            found.append(error)
+    options = {"time_limit": time_limit, "tolerance": tolerance, "seed": seed}
+    rows = [
+        _run(program, name, backend, options) for name, backend in zip(names, found, strict=True)
+    ]
+    return Comparison(rows, tolerance)
+
+
+def _run(
+    program: Program,
+    name: str,
+    backend: Backend | SolverNotInstalledError,
+    options: dict[str, Any],
+) -> ComparisonRow:
+    started = time.perf_counter()
+    if isinstance(backend, SolverNotInstalledError):
+        return _not_run(name, str(backend), 0.0)
+    try:
+        solution = solve_program(program, backend, **options)
+    except Exception as error:  # noqa: BLE001 - whatever one solver raises, the others still run
+        reason = str(error) or type(error).__name__
+        return _not_run(name, reason, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    feasibility = solution.feasibility
+    return ComparisonRow(
+        solver=name,
+        status=solution.status,
+        objective=solution.objective,
+        bound=solution.bound,
+        gap=solution.gap,
+        rigorous=backend.certifies != "nothing" and solution.status != "unbounded",
+        feasible=solution.allocation is not None,
+        violation=math.nan if feasibility is None else feasibility.violation,
+        seconds=seconds,
+        message=solution.message,
+        solution=solution,
+    )
+
+
+def _not_run(name: str, message: str, seconds: float) -> ComparisonRow:
+    return ComparisonRow(
+        solver=name,
+        status=None,
+        objective=math.nan,
+        bound=math.inf,
+        gap=math.inf,
+        rigorous=False,
+        feasible=False,
+        violation=math.nan,
+        seconds=seconds,
+        message=message,
+        solution=None,
+    )

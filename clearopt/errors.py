@@ -1,0 +1,31 @@
+"""Every error clearopt raises on purpose: what is wrong, where, and what to write instead."""
+
+from __future__ import annotations
+
+
+class ClearoptError(Exception):
+    """Base class: `except ClearoptError` catches all that this package raises on purpose."""
+
+
+class DeclarationError(ClearoptError, ValueError):
+    """The declared problem, or an argument of it, is not one that can be solved as written."""
+
+
+class UnknownSolverError(ClearoptError, LookupError):
+    """No back-end of that name is registered."""
+
+
+class SolverNotInstalledError(ClearoptError, ImportError):
+    """A package that the back-end needs is not installed; the message names the extra."""
+
+
+class UnsupportedProblemError(ClearoptError, TypeError):
+    """The back-end cannot take this program; the message names the feature and who supports it."""
+
+
+class MissingExtraError(ClearoptError, ImportError):
+    """An optional part (vLLM, plots) is not installed; the message names the extra."""
+
+
+class ScaleWarning(UserWarning):
+    """A scale above 1: allowed, but the utility no longer reads as a probability."""

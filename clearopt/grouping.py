@@ -1,0 +1,101 @@
+"""`co.sum` and `co.mean`, over everything or by group."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from clearopt.errors import DeclarationError
+from clearopt.expressions import Expression
+
+
+def sum_(expression: Expression, by: Any = None) -> Expression:
+    """The total of a vector expression, or one total a group.
+
+    Args:
+        expression: a vector of m entries.
+        by: m labels (any hashable; an array, list, pandas or polars column). The result then has
+            one entry a group, in order of the labels' first appearance.
+
+    Raises:
+        DeclarationError: `by` has another length, or a missing label.
+    """
+    return _aggregate(expression, by, mean=False)
+
+
+def mean(expression: Expression, by: Any = None) -> Expression:
+    """The mean of a vector expression, or one mean a group; arguments as in `co.sum`."""
+    return _aggregate(expression, by, mean=True)
+
+
+def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
+    name = "mean" if mean else "sum"
+    if not isinstance(expression, Expression):
+        raise DeclarationError(
+            f"co.{name}({type(expression).__name__}): expected an expression of tokens or "
+            f"utilities; for numbers use numpy.{name}"
+        )
+    length = expression.length
+    if by is None:
+        factor = 1.0 / length if mean else 1.0
+        row = sparse.csr_array(np.full((1, length), factor))
+        return expression._map(row, scalar=True, text=f"{name}({expression.text})")
+    group, labels = factorize(by, length, f"co.{name}({expression.text}, by=...)")
+    sizes = np.bincount(group, minlength=len(labels))
+    factors = 1.0 / sizes[group] if mean else np.ones(length)
+    matrix = sparse.csr_array((factors, (group, np.arange(length))), shape=(len(labels), length))
+    text = f"{name}({expression.text}, by=[{len(labels)} groups])"
+    return expression._map(matrix, scalar=False, text=text, labels=labels)
+
+
+def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
+    """Group number of each entry, and the groups' labels in order of first appearance."""
+    if isinstance(by, str):
+        raise DeclarationError(f"{argument}: one label an entry is needed, got the text {by!r}")
+    array = _as_labels(by)
+    if array.ndim != 1 or array.shape[0] != length:
+        raise DeclarationError(
+            f"{argument}: one label an entry is needed, got shape {array.shape} for "
+            f"{length} entries"
+        )
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise DeclarationError(
+            f"{argument}: label {int(np.isnan(array).argmax())} is missing (NaN)"
+        )
+    if array.dtype.kind in "biuf":
+        unique, first, inverse = np.unique(array, return_index=True, return_inverse=True)
+        order = np.argsort(first, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(order.shape[0])
+        return rank[inverse].astype(np.intp), tuple(unique[order].tolist())
+    # For text a dictionary is several times faster than the sort inside numpy.unique.
+    numbers: dict[Hashable, int] = {}
+    number = numbers.setdefault
+    entries = array.tolist()
+    try:
+        group = np.fromiter((number(e, len(numbers)) for e in entries), np.intp, count=length)
+    except TypeError as error:
+        raise DeclarationError(f"{argument}: labels must be hashable ({error})") from error
+    for label, position in zip(numbers, np.unique(group, return_index=True)[1], strict=True):
+        if _is_missing(label):
+            raise DeclarationError(f"{argument}: label {int(position)} is missing ({label!r})")
+    return group, tuple(numbers)
+
+
+def _as_labels(by: Any) -> NDArray[Any]:
+    if isinstance(by, list | tuple):  # entry by entry: NumPy would turn mixed labels into text
+        return np.fromiter(by, dtype=object, count=len(by))
+    return np.asarray(by.to_numpy() if hasattr(by, "to_numpy") else by)
+
+
+def _is_missing(label: Hashable) -> bool:
+    if label is None or (isinstance(label, str) and label == ""):
+        return True
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas.NA has no truth value
+        return True

@@ -1,0 +1,97 @@
+"""`Solution`: an allocation, a bound, and what they say. Plain data, knows no solver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.certificate import Feasibility, relative_gap
+from clearopt.program import Program
+from clearopt.validation import FloatArray
+
+Status = Literal["optimal", "feasible", "infeasible", "unbounded", "unknown"]
+Price = float | FloatArray | dict[Hashable, float]
+
+STATUS_MEANING: Mapping[str, str] = {
+    "optimal": "proven: the allocation is feasible and within the tolerance of the bound",
+    "feasible": "the allocation is feasible; the bound does not (yet) prove it optimal",
+    "infeasible": "proven: no allocation satisfies every constraint",
+    "unbounded": "the objective can be made as large as one likes",
+    "unknown": "no feasible allocation was found; the bound holds all the same",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a back-end returns.
+
+    Attributes:
+        status: one of `STATUS_MEANING`; `optimal` only with a checked allocation and a bound.
+        allocation: (n,) tokens for each query, or None where none was found.
+        objective: the objective at `allocation`, recomputed in NumPy (NaN without one).
+        bound: a rigorous upper bound on the optimum (infinite where the solver gives none).
+        prices: by constraint name, the dual multipliers that prove the bound; objective per unit
+            on the right-hand side, positive where more would help; a dict for a grouped one.
+        marginal_values: by constraint name, what one more unit buys with the funded set as it is.
+        utilities, funded: (n,) expected accuracy, and whether the query is served at all.
+        feasibility: the independent check of `allocation`.
+        solver, seconds, message, statistics: who, how long, why it stopped, and counts.
+    """
+
+    status: Status
+    program: Program = field(repr=False)
+    allocation: FloatArray | None
+    objective: float
+    bound: float
+    prices: dict[str, Price]
+    marginal_values: dict[str, Price]
+    utilities: FloatArray | None
+    funded: NDArray[np.bool_] | None
+    feasibility: Feasibility | None
+    solver: str
+    seconds: float
+    message: str = ""
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """(bound - objective) / max(|bound|, |objective|); infinite without either."""
+        if self.allocation is None or not math.isfinite(self.bound):
+            return math.inf
+        return relative_gap(self.objective, self.bound)
+
+    def summary(self) -> str:
+        """A few lines for a person: status, numbers with their bound, prices, who is funded."""
+        lines = [
+            f"{self.status} ({self.solver}, {self.seconds:.3g} s): {STATUS_MEANING[self.status]}"
+        ]
+        if self.message:
+            lines.append(f"  {self.message}")
+        if self.allocation is not None and self.funded is not None:
+            lines.append(f"  objective  {self.objective:.9g}")
+            lines.append(f"  bound      {self.bound:.9g}   relative gap {self.gap:.2g}")
+            count = int(self.funded.sum())
+            lines.append(
+                f"  funded     {count} of {self.program.n} queries, "
+                f"{self.allocation.sum():.6g} tokens in all"
+            )
+        elif math.isfinite(self.bound):
+            lines.append(f"  bound      {self.bound:.9g}")
+        for name, price in self.prices.items():
+            lines.append(f"  price      {name}: {_show(price)}")
+        for name, value in self.marginal_values.items():
+            lines.append(f"  marginal   {name}: {_show(value)}")
+        return "\n".join(lines)
+
+
+def _show(price: Price) -> str:
+    if isinstance(price, float):
+        return f"{price:.6g}"
+    values = list(price.items()) if isinstance(price, dict) else list(enumerate(price))
+    shown = ", ".join(f"{label}: {value:.4g}" for label, value in values[:6])
+    return shown + (f", ... ({len(values)} in all)" if len(values) > 6 else "")

@@ -1,0 +1,254 @@
+"""What a utility family must answer, and all that follows from S-shapedness alone.
+
+A utility U maps an allocation b (tokens) to expected accuracy. It is S-shaped: non-decreasing and
+convex up to an inflection point (a kink counts), concave from there to its peak. Therefore
+`max_b W U(b) - P b` over an interval is attained at an end of the interval or at the one
+stationary point of the concave part. A family only has to supply that stationary point; the
+exact best response, the demand and the break-even price are derived here once for all.
+
+Everything a solver calls is elementwise over `(m,)` arrays and written over the array namespace
+of its arguments, so that the same lines run in NumPy and, traced, in JAX.
+
+Amounts are handed around as the *excess* x = b - threshold beside b itself: threshold + x rounds
+to the threshold when x is tiny, and a value computed from the rounded b would be wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clearopt.utilities.lambertw import namespace_of
+from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
+
+if TYPE_CHECKING:
+    from clearopt.expressions import Expression
+
+
+class BestResponse(NamedTuple):
+    """What every query buys at given prices: arrays of shape (m,)."""
+
+    tokens: Any  # the allocation b
+    gain: Any  # W U(b) - P b, computed from the unrounded excess
+    utility: Any  # U(b), likewise
+
+
+class Utility(ABC):
+    """A family of S-shaped utilities, one member per query.
+
+    Parameters are numbers or arrays of shape (m,), where m is the number of queries of the
+    allocation (or of its part) that the utility is called on.
+    """
+
+    parameter_names: ClassVar[tuple[str, ...]]
+
+    # ---------------------------------------------------------------- construction
+    @classmethod
+    def from_parameters(cls, *parameters: Any) -> Self:
+        """An instance around arrays known to be valid (traced JAX arrays included)."""
+        instance = object.__new__(cls)
+        for name, value in zip(cls.parameter_names, parameters, strict=True):
+            object.__setattr__(instance, name, value)
+        return instance
+
+    @property
+    def parameters(self) -> tuple[Any, ...]:
+        """The parameter arrays, in the order of `parameter_names`."""
+        return tuple(getattr(self, name) for name in self.parameter_names)
+
+    def broadcast(self, length: int) -> Self:
+        """The same family with every parameter of shape `(length,)`."""
+        name = type(self).__name__
+        return self.from_parameters(
+            *(
+                broadcast_to_length(np.asarray(value), length, f"{name}({key}=...)")
+                for key, value in zip(self.parameter_names, self.parameters, strict=True)
+            )
+        )
+
+    def take(self, index: NDArray[np.intp] | slice) -> Self:
+        """The members at `index`, for an instance whose parameters are arrays."""
+        return self.from_parameters(*(value[index] for value in self.parameters))
+
+    def __call__(self, tokens: Expression) -> Expression:
+        """Apply to an allocation, or to a part of it: the vector of its queries' utilities."""
+        from clearopt.expressions import apply_utility  # the language sits above this module
+
+        return apply_utility(self, tokens)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{key}={_short(value)}"
+            for key, value in zip(self.parameter_names, self.parameters, strict=True)
+        )
+        return f"{type(self).__name__}({shown})"
+
+    # ---------------------------------------------------------------- what a family answers
+    @property
+    @abstractmethod
+    def origin(self) -> Any:
+        """Tokens before which the utility is flat; the excess is counted from here."""
+
+    @abstractmethod
+    def value_at(self, excess: Any) -> Any:
+        """U at origin + excess, for excess >= 0."""
+
+    @abstractmethod
+    def marginal_at(self, excess: Any) -> Any:
+        """U' (accuracy per token) at origin + excess, from the right at a kink."""
+
+    @abstractmethod
+    def stationary_excess(self, price: Any) -> Any:
+        """The excess on the concave part with U' = price.
+
+        Where the price exceeds every marginal utility: the excess of the greatest one. Where it
+        lies below all of them: the excess at which the utility is at its peak to rounding.
+        """
+
+    @property
+    @abstractmethod
+    def inflection_excess(self) -> Any:
+        """The excess from which the utility is concave."""
+
+    @property
+    @abstractmethod
+    def greatest_marginal(self) -> Any:
+        """The greatest marginal utility (accuracy per token)."""
+
+    @property
+    @abstractmethod
+    def saturation_excess(self) -> Any:
+        """The smallest excess at which U has its peak value to double precision."""
+
+    @abstractmethod
+    def tangent_from_zero(self) -> tuple[Any, Any]:
+        """(excess, slope) where the line from the origin, 0 tokens and U = 0, touches the curve."""
+
+    @abstractmethod
+    def expression(self, excess: Any, exp: Any, member: int) -> Any:
+        """U of one member as an algebraic expression of `excess`, for modelling languages.
+
+        `exp` is the language's exponential; `excess` its variable or expression. This is the
+        whole export: Pyomo, SCIP and others share it.
+        """
+
+    # ---------------------------------------------------------------- what follows
+    def excess_of(self, tokens: Any) -> Any:
+        """max(b - origin, 0), tokens."""
+        return namespace_of(tokens).maximum(tokens - self.origin, 0.0)
+
+    def value(self, tokens: ArrayLike) -> Any:
+        """U(b): expected accuracy, elementwise."""
+        tokens = _array(tokens)
+        with np.errstate(all="ignore"):
+            return self.value_at(self.excess_of(tokens))
+
+    def marginal(self, tokens: ArrayLike) -> Any:
+        """U'(b): accuracy per token, elementwise; 0 before the threshold, from the right at it."""
+        tokens = _array(tokens)
+        xp = namespace_of(tokens)
+        with np.errstate(all="ignore"):
+            slope = self.marginal_at(self.excess_of(tokens))
+            return xp.where(tokens < self.origin, 0.0, slope)
+
+    def best_response(
+        self, weight: Any, price: Any, lower: Any, upper: Any, integer: Any = None
+    ) -> BestResponse:
+        """The global maximiser of weight * U(b) - price * b over [lower, upper], elementwise.
+
+        Ties go to the larger amount. `upper` must be finite. Where `integer`, both bounds are
+        whole numbers and so is the answer: on the concave part a whole maximiser stands next to
+        the continuous one, on the convex part at its lower end.
+        """
+        xp = namespace_of(lower)
+        positive = weight > 0
+        ratio = xp.where(positive, price / xp.where(positive, weight, 1.0), math.inf)
+        excess_low, excess_high = self.excess_of(lower), self.excess_of(upper)
+        excess = xp.clip(self.stationary_excess(ratio), excess_low, excess_high)
+        tokens = self.origin + excess
+        # Rounded upwards: threshold + x may round to the threshold, where nothing is bought yet.
+        tokens = xp.where(tokens - self.origin < excess, xp.nextafter(tokens, xp.inf), tokens)
+        tokens = xp.clip(tokens, lower, upper)
+        candidates = [(lower, excess_low)]
+        if integer is None:
+            candidates.append((tokens, excess))
+        else:
+            below = xp.where(integer, xp.floor(tokens), tokens)
+            above = xp.where(integer, xp.minimum(below + 1.0, upper), tokens)
+            for whole in (below, above):
+                candidates.append((whole, xp.where(integer, self.excess_of(whole), excess)))
+        candidates.append((upper, excess_high))
+
+        best_tokens = best_gain = best_utility = None
+        for amount, at in candidates:
+            utility = self.value_at(at)
+            gain = weight * utility - price * amount
+            if best_gain is None:
+                best_tokens, best_gain, best_utility = amount, gain, utility
+                continue
+            better = gain >= best_gain
+            best_tokens = xp.where(better, amount, best_tokens)
+            best_gain = xp.where(better, gain, best_gain)
+            best_utility = xp.where(better, utility, best_utility)
+        return BestResponse(best_tokens, best_gain, best_utility)
+
+    def demand(
+        self, price: ArrayLike, lower: ArrayLike = 0.0, upper: ArrayLike = math.inf
+    ) -> FloatArray:
+        """Tokens in [lower, upper] bought at `price` (accuracy per token): argmax U(b) - price * b.
+
+        Ties go to the larger amount, so at price 0 a utility that never decays buys `upper`.
+        """
+        price = as_float_array(price, "price", allow_infinite=True)
+        lower = as_float_array(lower, "lower")
+        upper = as_float_array(upper, "upper", allow_infinite=True)
+        with np.errstate(all="ignore"):
+            # An infinite upper bound is stood in for by saturation: past it nothing is gained,
+            # so free tokens are taken and others are not.
+            enough = np.maximum(self.origin + self.saturation_excess, lower)
+            endless = np.isinf(upper)
+            price, lower, upper, endless, enough = np.broadcast_arrays(
+                price, lower, upper, endless, enough
+            )
+            require(upper, lower <= upper, "upper", "lies below the lower bound of the same query")
+            finite = np.where(endless, enough, upper)
+            tokens = np.asarray(self.best_response(1.0, price, lower, finite).tokens)
+            at_infinity = self.value_at(np.asarray(math.inf))
+            free = (price == 0) & (at_infinity >= self.value_at(self.excess_of(tokens)))
+            return np.where(endless & ((price < 0) | free), upper, tokens)
+
+    def break_even_price(self, upper: ArrayLike = math.inf) -> FloatArray:
+        """The highest price (accuracy per token) at which anything is bought from [0, upper].
+
+        The slope of the line from the origin that touches the curve, or, where `upper` lies
+        before the point of contact, of the chord to `upper`.
+        """
+        upper = np.asarray(upper, dtype=np.float64)
+        with np.errstate(all="ignore"):
+            excess, slope = self.tangent_from_zero()
+            contact = self.origin + excess
+            before = upper < contact
+            chord = self.value(np.where(before, upper, 1.0)) / np.where(before, upper, 1.0)
+            return np.where(before, np.where(upper > 0, chord, 0.0), slope)
+
+    def break_even_tokens(self) -> FloatArray:
+        """b*: nothing is ever bought between 0 and this amount (rational abandonment)."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.origin + self.tangent_from_zero()[0])
+
+
+def _array(value: ArrayLike) -> Any:
+    if hasattr(value, "__array_namespace__"):
+        return value
+    return as_float_array(value, "tokens", allow_infinite=True)
+
+
+def _short(value: Any) -> str:
+    array = np.asarray(value)
+    if array.ndim == 0 or array.size == 1 or (array == array.flat[0]).all():
+        return f"{array.flat[0]:g}"
+    return f"[{array.min():g} .. {array.max():g}]"

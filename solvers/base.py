@@ -1,0 +1,107 @@
+"""What a back-end is: class data that says what it can do, and one method that solves."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from clearopt.errors import DeclarationError
+from clearopt.program import Program
+from clearopt.solution import Solution
+
+Feature = Literal[
+    "several rows", "negative coefficients", "equality rows", "accuracy floors", "whole tokens"
+]
+ALL_FEATURES: frozenset[Feature] = frozenset(
+    ("several rows", "negative coefficients", "equality rows", "accuracy floors", "whole tokens")
+)
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """The options every back-end understands alike, and `extra` for its own."""
+
+    tolerance: float = 1e-6
+    time_limit: float | None = None
+    seed: int = 0
+    threads: int = 1
+    verbose: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.tolerance, Real) and 0 <= self.tolerance < math.inf):
+            raise DeclarationError(
+                f"tolerance = {self.tolerance!r}: must be a number of at least 0 (a relative gap)"
+            )
+        limit = self.time_limit
+        if limit is not None and not (isinstance(limit, Real) and limit > 0):
+            raise DeclarationError(
+                f"time_limit = {limit!r}: must be a positive number of seconds, or None"
+            )
+        if not isinstance(self.threads, Integral) or self.threads < 1:
+            raise DeclarationError(
+                f"threads = {self.threads!r}: must be a whole number, at least 1"
+            )
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise DeclarationError(f"seed = {self.seed!r}: must be a whole number, at least 0")
+
+
+class Backend(ABC):
+    """A solver. Subclasses set the class data and implement `_solve`.
+
+    Attributes:
+        name: how it is asked for.
+        summary: one line for `co.solvers()`.
+        supports: the features of a program it can take; a plain program needs none.
+        certifies: "optimum" (allocation and bound), "bound" (a valid bound, no proof that its
+            allocation is best), or "nothing".
+        modules: packages it imports when it solves; probed without importing.
+        extra: the extra of clearopt that installs them.
+        own_options: names of the extra options it accepts.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    supports: ClassVar[frozenset[Feature]] = frozenset()
+    certifies: ClassVar[Literal["optimum", "bound", "nothing"]] = "nothing"
+    modules: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str | None] = None
+    own_options: ClassVar[frozenset[str]] = frozenset()
+
+    def is_available(self) -> bool:
+        """Whether every package it needs is installed; never imports one, never raises."""
+        return all(is_installed(module) for module in self.modules)
+
+    @abstractmethod
+    def solve(self, program: Program, options: SolveOptions) -> Solution:
+        """Solve a program whose features are all in `supports`."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be imported, found out without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def features_of(program: Program) -> frozenset[Feature]:
+    """What a back-end must support to take this program."""
+    found: set[Feature] = set()
+    if program.rows.shape[0] > 1:
+        found.add("several rows")
+    if program.rows.nnz and program.rows.data.min() < 0:
+        found.add("negative coefficients")
+    if np.any(program.sense_array == "=="):
+        found.add("equality rows")
+    if program.floors.shape[0]:
+        found.add("accuracy floors")
+    if program.integer.any():
+        found.add("whole tokens")
+    return frozenset(found)

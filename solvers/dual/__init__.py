@@ -1,0 +1,148 @@
+"""`dual`: the exact solver. Lagrangian dual ascent, then the gap closed and certified."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from clearopt.assemble import make_solution
+from clearopt.errors import DeclarationError
+from clearopt.program import Program
+from clearopt.solution import Solution
+from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
+from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.one_row import OneRow, guess_price
+from clearopt.solvers.dual.separable import Infeasible, Separable, Unbounded, separate
+from clearopt.solvers.dual.several_rows import SeveralRows, allocate, ascend, misses
+from clearopt.validation import FloatArray
+
+__all__ = ["Dual"]
+
+
+class Dual(Backend):
+    """Exact for one row: price search, variable fixing, branch and bound, certificate.
+
+    Own options:
+        node_limit: branch-and-bound nodes at most (default 100 000).
+        engine: "auto" (JAX from some thousand queries on), "jax" or "numpy".
+    """
+
+    name = "dual"
+    summary = "exact: Lagrangian dual ascent, gap closed by branch and bound"
+    supports = ALL_FEATURES
+    certifies = "optimum"
+    modules = ("jax",)
+    own_options = frozenset({"node_limit", "engine"})
+
+    def solve(self, program: Program, options: SolveOptions) -> Solution:
+        started = time.perf_counter()
+        engine = options.extra.get("engine", "auto")
+        if engine not in ("auto", "jax", "numpy"):
+            raise DeclarationError(f"engine = {engine!r}: must be 'auto', 'jax' or 'numpy'")
+        nodes = options.extra.get("node_limit", 100_000)
+        if not isinstance(nodes, int) or nodes < 1:
+            raise DeclarationError(f"node_limit = {nodes!r}: must be a whole number, at least 1")
+
+        def finish(**found: Any) -> Solution:
+            return make_solution(
+                program,
+                solver=self.name,
+                seconds=time.perf_counter() - started,
+                tolerance=options.tolerance,
+                **found,
+            )
+
+        try:
+            queries = separate(program, engine)
+        except Infeasible as reason:
+            return finish(allocation=None, infeasible=True, message=str(reason))
+        except Unbounded as reason:
+            return finish(allocation=None, unbounded=True, message=str(reason))
+        limit = math.inf if options.time_limit is None else options.time_limit
+        limits = Limits(
+            tolerance=options.tolerance,
+            deadline=started + limit,
+            nodes=nodes,
+            eager_nodes=64 if program.n <= 256 else 0,
+        )
+        one_row = program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
+        solve = _solve_one_row if one_row else _solve_several_rows
+        return finish(**solve(program, queries, limits))
+
+
+def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float]:
+    """The program's row (or none) as `<=` or `==`, and the sign that turned it round."""
+    coefficient = np.zeros(program.n)
+    budget, sign, equality = 0.0, 1.0, False
+    if program.rows.shape[0]:
+        sense = program.senses[0]
+        sign = -1.0 if sense == ">=" else 1.0
+        equality = sense == "=="
+        coefficient = sign * program.rows[[0]].toarray().ravel()[queries.order]
+        budget = sign * float(program.right_hand_side[0])
+    whole = program.integer.all() and bool((coefficient == np.round(coefficient)).all())
+    if whole and not equality:
+        budget = math.floor(budget + 1e-9)
+    return OneRow(queries, coefficient, budget, equality), sign
+
+
+def _solve_one_row(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
+    row, sign = one_row_program(program, queries)
+    outcome = BranchAndBound(row, limits, guess_price(row)).solve()
+    tokens = None if outcome.tokens is None else restore(queries, outcome.tokens)
+    return {
+        "allocation": tokens,
+        "bound": program.offset + outcome.bound,
+        "row_prices": np.array([sign * outcome.price])[: program.rows.shape[0]],
+        "infeasible": outcome.stopped == "infeasible",
+        "message": ""
+        if outcome.stopped in ("closed", "infeasible")
+        else f"stopped at the {outcome.stopped}",
+        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
+    }
+
+
+def _solve_several_rows(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
+    problem, sign = SeveralRows.of(program, queries)
+    ascent = ascend(problem, _guess_rows(problem), limits.deadline)
+    tokens = allocate(problem, ascent, limits.deadline)
+    late = time.perf_counter() > limits.deadline
+    missed = misses(problem) if tokens is None else None
+    if missed is not None:
+        return {"allocation": None, "infeasible": True, "message": _conflict(program, missed)}
+    return {
+        "allocation": None if tokens is None else restore(queries, tokens),
+        "bound": program.offset + ascent.bound,
+        "row_prices": sign * ascent.row_prices,
+        "floor_prices": 0.0 - ascent.floor_prices,
+        "message": "stopped at the time limit" if late else "",
+        "statistics": {"evaluations": ascent.evaluations, "engine": queries.engine},
+    }
+
+
+def _conflict(program: Program, missed: FloatArray) -> str:
+    """Which constraints conflict: those that the allocation nearest to them all still misses."""
+    parts = [
+        f"{group.name!r} by {missed[group.rows].sum():.6g}"
+        for group in program.constraints
+        if group.kind == "row" and missed[group.rows].sum() > 0
+    ]
+    return f"the rows conflict: whatever the allocation, it misses {' and '.join(parts)} at least"
+
+
+def _guess_rows(problem: SeveralRows) -> float:
+    """One price for all rows to start from: as if they were a single one."""
+    together = np.asarray(abs(problem.rows).sum(axis=0)).ravel()
+    return guess_price(
+        OneRow(problem.queries, together, float(np.abs(problem.budgets).sum()), False)
+    )
+
+
+def restore(queries: Separable, tokens: FloatArray) -> FloatArray:
+    """Back to the program's order of queries."""
+    original = np.empty_like(tokens)
+    original[queries.order] = tokens
+    return original

@@ -1,0 +1,337 @@
+"""Closing the gap of a one-row program: variable fixing, then branch and bound on what is left.
+
+A node is a box. Its bound is the dual's, its allocations come from mixing and refilling; the query
+it branches on is the one that the mixture left between its two versions, and the branching point is
+that query's inflection: below, it is (nearly) abandoned, above, concave and without a gap of its
+own. Reduced values shrink the boxes of all other queries (variable fixing). Identical queries are
+ordered, the first gets most, which removes their symmetry.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.solvers.dual.one_row import (
+    OneRow,
+    Relaxation,
+    mix,
+    refill,
+    relax,
+    spend_whole_tokens,
+)
+from clearopt.solvers.dual.separable import ROUNDING
+from clearopt.validation import FloatArray
+
+
+EAGER_GAP = 1e-10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop. The first `eager_nodes` go on to a gap of `EAGER_GAP` whatever the tolerance."""
+
+    tolerance: float
+    deadline: float
+    nodes: int
+    eager_nodes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The best allocation (None where none was found), a rigorous bound, and counts."""
+
+    tokens: FloatArray | None
+    value: float
+    bound: float
+    price: float
+    nodes: int
+    core: int
+    stopped: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    bound: float
+    price: float
+    lower: FloatArray  # of the core alone; every other query keeps its root box
+    upper: FloatArray
+    branch: int | None  # the query to branch on, None where nothing is left open
+    point: float  # and where
+
+
+class BranchAndBound:
+    """One run; `solve` is called once."""
+
+    def __init__(self, row: OneRow, limits: Limits, start_price: float) -> None:
+        self.row = row
+        self.limits = limits
+        self.start_price = start_price
+        self.lower, self.upper = row.queries.lower.copy(), row.queries.upper.copy()
+        self.best: FloatArray | None = None
+        self.value = -math.inf
+        self.core: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self.nodes = 0
+        self.settled_bound = -math.inf  # largest bound among the nodes closed without branching
+        queries = row.queries
+        # Spending less is always allowed, so flat stretches of a utility are not worth buying.
+        self.free_disposal = (row.coefficient >= 0) & (queries.cost >= 0) & (not row.equality)
+
+    # ------------------------------------------------------------------ the run
+    def solve(self) -> Outcome:
+        root = relax(self.row, self.lower, self.upper, start=self.start_price)
+        self.nodes = 1
+        if not root.fits:
+            return Outcome(None, -math.inf, -math.inf, root.price, 1, 0, "infeasible")
+        self._improve(root, self.lower, self.upper)
+        bound, stopped = root.bound, "closed"
+        if not self._enough(bound):
+            bound, stopped = self._search(root)
+        bound = max(bound, self.value)
+        return Outcome(
+            self._lean(), self.value, bound, root.price, self.nodes, int(self.core.size), stopped
+        )
+
+    def _search(self, root: Relaxation) -> tuple[float, str]:
+        self.lower, self.upper = self._shrink(root, self.lower, self.upper)
+        bend = self.row.queries.inflection
+        open_ = (self.lower < self.upper) & (self.lower < bend)
+        if self.row.queries.integer is not None:
+            open_ |= (self.lower < self.upper) & self.row.queries.integer
+        if not open_.any():  # e.g. an equality row far past every peak
+            open_ = self.lower < self.upper
+        self.core = np.flatnonzero(open_)
+        self.symmetry = _identical(self.row, self.core, self.lower, self.upper)
+        serial = itertools.count()
+        heap: list[tuple[float, int, _Node]] = []
+
+        def push(node: _Node | None) -> None:
+            if node is not None:
+                heapq.heappush(heap, (-node.bound, next(serial), node))
+
+        stopped, underway = "closed", root.bound
+        try:
+            push(self._node(self.lower[self.core], self.upper[self.core], root.price))
+            while heap:
+                top = heap[0][2].bound
+                if self._enough(max(top, self.settled_bound)):
+                    break
+                if time.perf_counter() > self.limits.deadline:
+                    stopped = "time limit"
+                    break
+                if self.nodes >= self.limits.nodes:
+                    stopped = "node limit"
+                    break
+                node = heapq.heappop(heap)[2]
+                underway = node.bound
+                if node.bound <= self._target() or node.branch is None:
+                    self.settled_bound = max(self.settled_bound, node.bound)
+                    continue
+                for lower, upper in self._split(node):
+                    push(self._node(lower, upper, node.price))
+            underway = -math.inf
+        except KeyboardInterrupt:  # the node at work counts as open; what was found is kept
+            stopped = "keyboard interrupt"
+        remaining = max(heap[0][2].bound if heap else -math.inf, underway)
+        return min(root.bound, max(remaining, self.settled_bound, self.value)), stopped
+
+    # ------------------------------------------------------------------ one node
+    def _node(self, core_lower: FloatArray, core_upper: FloatArray, price: float) -> _Node | None:
+        """Bound a box, improve the incumbent from it, and pick where to branch; None if empty."""
+        self.nodes += 1
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[self.core], upper[self.core] = core_lower, core_upper
+        relaxation = relax(self.row, lower, upper, start=price, cutoff=self._target())
+        if not relaxation.fits and relaxation.bound > self._target():
+            return None
+        if relaxation.bound <= self._target():
+            self.settled_bound = max(self.settled_bound, relaxation.bound)
+            return None
+        branch, point = self._improve(relaxation, lower, upper)
+        if relaxation.bound <= self._target():
+            self.settled_bound = max(self.settled_bound, relaxation.bound)
+            return None
+        lower, upper = self._shrink(relaxation, lower, upper)
+        if (lower > upper).any():
+            self.settled_bound = max(self.settled_bound, self.value)
+            return None
+        if branch is not None and not lower[branch] <= point <= upper[branch]:
+            # Shrinking has cut the branching point off: bound the smaller box first.
+            return self._node(lower[self.core], upper[self.core], relaxation.price)
+        return _Node(
+            relaxation.bound,
+            relaxation.price,
+            lower[self.core],
+            upper[self.core],
+            branch,
+            point,
+        )
+
+    def _improve(
+        self, relaxation: Relaxation, lower: FloatArray, upper: FloatArray
+    ) -> tuple[int | None, float]:
+        """Allocations from a relaxation; returns the query left in part, and where to split it."""
+        row, price = self.row, relaxation.price
+        mixture = mix(row, relaxation)
+        self._offer(mixture.tokens)
+        self._offer(spend_whole_tokens(row, mixture.tokens, upper))
+        split = mixture.split
+        if split is None:
+            self._offer(refill(row, mixture.tokens, lower, upper, price))
+            return None, 0.0
+        for version in (relaxation.under, relaxation.over):
+            tokens = mixture.tokens.copy()
+            tokens[split] = version[split]
+            refilled = refill(row, tokens, lower, upper, price)
+            self._offer(refilled)
+            if refilled is not None:
+                self._offer(spend_whole_tokens(row, refilled, upper))
+        return split, self._branching_point(split, mixture.tokens[split], lower, upper)
+
+    def _branching_point(
+        self, query: int, part: float, lower: FloatArray, upper: FloatArray
+    ) -> float:
+        low, high = float(lower[query]), float(upper[query])
+        bend = float(self.row.queries.inflection[query])
+        whole = self.row.queries.integer is not None and bool(self.row.queries.integer[query])
+        inside = low < bend < high and (not whole or low <= math.floor(bend) < high)
+        if inside and part < bend:
+            return float(math.floor(bend)) if whole else bend
+        if whole:
+            return float(min(max(math.floor(part), low), high - 1))
+        margin = 0.05 * (high - low)
+        return min(max(part, low + margin), high - margin)
+
+    def _split(self, node: _Node) -> list[tuple[FloatArray, FloatArray]]:
+        assert node.branch is not None
+        member = int(np.searchsorted(self.core, node.branch))
+        integer = self.row.queries.integer
+        whole = integer is not None and bool(integer[node.branch])
+        twins = self.symmetry[member]
+        before = twins[twins <= member] if twins.size else np.array([member])
+        after = twins[twins >= member] if twins.size else np.array([member])
+        upper = node.upper.copy()
+        upper[after] = np.minimum(upper[after], node.point)
+        lower = node.lower.copy()
+        lower[before] = np.maximum(lower[before], node.point + 1.0 if whole else node.point)
+        boxes = [(node.lower, upper), (lower, node.upper)]
+        return [(low, high) for low, high in boxes if (low <= high).all()]
+
+    def _lean(self) -> FloatArray | None:
+        """The best allocation without the tokens that add nothing to anyone's utility."""
+        if self.best is None:
+            return None
+        queries = self.row.queries
+        useful = np.where(queries.utility(self.best) > 0, queries.saturation, 0.0)
+        least = np.maximum(np.minimum(self.best, useful), queries.lower)
+        lean = np.where(self.free_disposal, least, self.best)
+        return lean if self.row.value(lean) >= self.value else self.best
+
+    # ------------------------------------------------------------------ incumbent and target
+    def _offer(self, tokens: FloatArray | None) -> None:
+        if tokens is None:
+            return
+        tokens = np.clip(tokens, self.row.queries.lower, self.row.queries.upper)
+        excess = self.row.demand(tokens) - self.row.budget
+        size = max(abs(self.row.budget), math.fsum(np.abs(self.row.coefficient * tokens)))
+        if excess > 1e-15 * size and not self.row.equality:
+            return
+        if self.row.equality and abs(excess) > 1e-11 * size:
+            return
+        value = self.row.value(tokens)
+        if value > self.value:
+            self.value, self.best = value, tokens
+
+    def _target(self) -> float:
+        """Bounds up to here are of no further interest: equal to the incumbent but for rounding."""
+        return self.value + 4 * ROUNDING * abs(self.value)
+
+    def _enough(self, bound: float) -> bool:
+        difference = bound - self.value
+        size = max(abs(bound), abs(self.value))
+        if difference <= 4 * ROUNDING * size:
+            return True
+        # While nodes are cheap the search goes on past the tolerance.
+        eager = self.nodes < self.limits.eager_nodes
+        tolerance = min(self.limits.tolerance, EAGER_GAP) if eager else self.limits.tolerance
+        return difference <= tolerance * size
+
+    # ------------------------------------------------------------------ variable fixing
+    def _shrink(
+        self, relaxation: Relaxation, lower: FloatArray, upper: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Cut off amounts whose reduced value alone costs more than the remaining gap.
+
+        If query i took b, the bound would fall by its best gain minus its gain at b; where that
+        exceeds bound - incumbent, no better allocation has b_i = b.
+        """
+        row, queries = self.row, self.row.queries
+        price = row.prices(relaxation.price)
+        response = relaxation.at_price
+        assert response is not None
+        gap = max(relaxation.bound - self.value, 0.0) * (1 + 1e-9)
+        gap += 16 * ROUNDING * abs(relaxation.bound)
+        threshold = response.gain - gap
+        bend = np.clip(queries.inflection, lower, upper)
+        if queries.integer is not None:
+            bend = np.where(queries.integer, np.floor(bend), bend)
+            bend = np.clip(bend, lower, upper)
+        at_lower, at_bend = queries.gain(lower, price), queries.gain(bend, price)
+        past_bend = queries.respond(price, bend, upper).gain
+        new_lower, new_upper = lower.copy(), upper.copy()
+
+        # Nothing past the bend is good enough; before it the gain is convex, below its chord.
+        low_only = (past_bend < threshold) & (bend > lower)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = (at_lower - threshold) / (at_lower - at_bend)
+            cut = lower + np.where(np.isfinite(reach), np.clip(reach, 0, 1), 1.0) * (bend - lower)
+        if queries.integer is not None:
+            cut = np.where(queries.integer, np.floor(cut + 1e-9), cut)
+        cut = np.where(self.free_disposal & (cut <= queries.origin), lower, cut)
+        new_upper = np.where(low_only, np.minimum(new_upper, cut), new_upper)
+
+        # Nothing at the lower end is good enough: the query is on the concave part, or near it.
+        high_only = (at_lower < threshold) & ~low_only & (bend > lower)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = (at_bend - threshold) / (at_bend - at_lower)
+            rise = bend - np.where(np.isfinite(reach), np.clip(reach, 0, 1), 0.0) * (bend - lower)
+        if queries.integer is not None:
+            rise = np.where(queries.integer, np.ceil(rise - 1e-9), rise)
+        new_lower = np.where(high_only, np.maximum(new_lower, rise), new_lower)
+        return new_lower, new_upper
+
+
+def _identical(
+    row: OneRow, core: NDArray[np.intp], lower: FloatArray, upper: FloatArray
+) -> list[NDArray[np.intp]]:
+    """For each member of the core, the positions of its twins (itself included) in order."""
+    none = np.zeros(0, dtype=np.intp)
+    twins = [none] * core.size
+    queries = row.queries
+    for number, family in enumerate(queries.families):
+        inside = np.flatnonzero((core >= family.part.start) & (core < family.part.stop))
+        if inside.size < 2:
+            continue
+        members = core[inside]
+        columns = [np.asarray(p)[members - family.part.start] for p in family.utility.parameters]
+        columns += [
+            v[members] for v in (queries.weight, queries.cost, row.coefficient, lower, upper)
+        ]
+        if queries.integer is not None:
+            columns.append(queries.integer[members].astype(float))
+        table = np.column_stack([*columns, np.full(members.size, float(number))])
+        _, group = np.unique(table, axis=0, return_inverse=True)
+        group = np.asarray(group).ravel()
+        order = np.argsort(group, kind="stable")
+        boundaries = np.flatnonzero(np.diff(group[order])) + 1
+        for positions in np.split(inside[order], boundaries):
+            if positions.size > 1:
+                for position in positions:
+                    twins[position] = positions
+    return twins

@@ -1,0 +1,239 @@
+"""One budget row: its relaxation at a price, and feasible allocations made from it.
+
+With one row the dual function has one price. At the best price every query is settled except
+those that *jump* there, from nothing to their full purchase; the two ends of the price bracket
+give both versions, and mixing them spends the budget exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.solvers.dual.price_search import Bracket, search_price
+from clearopt.solvers.dual.separable import JAX_FROM, Separable, rigorous_sum
+from clearopt.utilities import BestResponse
+from clearopt.validation import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class OneRow:
+    """max sum of gains s.t. coefficient @ tokens <= budget (or == where `equality`)."""
+
+    queries: Separable
+    coefficient: FloatArray
+    budget: float
+    equality: bool
+
+    def demand(self, tokens: FloatArray) -> float:
+        return math.fsum(self.coefficient * tokens)
+
+    def value(self, tokens: FloatArray) -> float:
+        q = self.queries
+        return math.fsum(q.weight * q.utility(tokens) - q.cost * tokens)
+
+    def prices(self, price: float) -> FloatArray:
+        """What one token costs each query when the row has this price."""
+        return self.queries.cost + price * self.coefficient
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """The dual bound over a box, and the purchases on both sides of its price."""
+
+    bound: float
+    price: float
+    bracket: Bracket
+    under: FloatArray  # purchases that fit the budget
+    over: FloatArray  # purchases just past it; equal to `under` where the budget is ample
+    fits: bool  # False where no price makes demand fit: the box holds no feasible point
+    at_price: BestResponse | None
+
+
+def relax(
+    row: OneRow,
+    lower: FloatArray,
+    upper: FloatArray,
+    *,
+    start: float,
+    cutoff: float = -math.inf,
+    tolerance: float = 1e-14,
+) -> Relaxation:
+    """Minimise the dual function over the box [lower, upper]."""
+    queries, remembered = row.queries, {}
+
+    def evaluate(price: float) -> tuple[float, float]:
+        if queries.engine == "jax":
+            gain, demand = queries.totals(price, row.coefficient, lower, upper)
+        else:
+            response = queries.respond(row.prices(price), lower, upper)
+            if queries.n <= JAX_FROM:  # larger ones are cheaper to ask again than to keep
+                remembered[price] = response
+            gain, demand = float(response.gain.sum()), float(row.coefficient @ response.tokens)
+        return gain + price * row.budget, row.budget - demand
+
+    bracket = search_price(
+        evaluate, start=start, equality=row.equality, cutoff=cutoff, tolerance=tolerance
+    )
+
+    def response_at(price: float) -> BestResponse:
+        if price not in remembered:
+            remembered[price] = queries.respond(row.prices(price), lower, upper)
+        return remembered[price]
+
+    best = bracket.best
+    response = response_at(best.price)
+    bound = rigorous_sum(
+        response.gain, response.utility, queries.weight, row.prices(best.price), response.tokens
+    )
+    spent = best.price * row.budget
+    bound += spent + abs(spent) * 1e-15
+    fits = bracket.high.slope >= 0
+    under = response_at(bracket.high.price).tokens
+    over = under if bracket.low is None else response_at(bracket.low.price).tokens
+    return Relaxation(bound, best.price, bracket, under, over, fits, response)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """An allocation that spends the budget; at most one query is left between its two versions."""
+
+    tokens: FloatArray
+    jumping: NDArray[np.intp]  # in the order in which the budget reaches them
+    reached: int  # how many of them are bought in full
+    split: int | None  # the one bought in part
+
+
+def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
+    """Spend what `under` leaves: smoothly where utilities are concave, one by one on jumps."""
+    queries = row.queries
+    under, over = relaxation.under, relaxation.over
+    step = over - under
+    room = row.budget - row.demand(under)
+    total = math.fsum(row.coefficient * step)
+    nobody = np.zeros(0, dtype=np.intp)
+    if room <= 0 or total <= 0:
+        return Mixture(under.copy(), nobody, 0, None)
+    share = min(room / total, 1.0)
+    between = under + share * step
+    low_value, high_value = queries.utility(under), queries.utility(over)
+    lost = (1 - share) * low_value + share * high_value - queries.utility(between)
+    jumps = (step != 0) & (lost > 1e-14 * np.abs(high_value))
+    if queries.integer is not None:
+        jumps |= (step != 0) & queries.integer
+    tokens = np.where(jumps, under, between)
+    jumping = np.flatnonzero(jumps)
+    if jumping.size == 0:
+        return Mixture(_fit(row, tokens, under), nobody, 0, None)
+    # All of them break even at this price; where they do not quite, the better bargain is first.
+    charge = row.coefficient[jumping] * step[jumping]
+    profit = queries.weight[jumping] * (high_value - low_value)[jumping]
+    profit = profit - queries.cost[jumping] * step[jumping]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bargain = np.where(charge > 0, profit / charge, np.inf)
+    # Ties keep the order of the queries: identical ones are then filled from the first on.
+    jumping = jumping[np.argsort(-np.round(bargain, 12), kind="stable")]
+    charge = row.coefficient[jumping] * step[jumping]
+    room = row.budget - row.demand(tokens)
+    reached = int(np.searchsorted(np.cumsum(charge), room * (1 + 1e-15), side="right"))
+    tokens[jumping[:reached]] = over[jumping[:reached]]
+    split = None
+    if reached < jumping.size:
+        split = int(jumping[reached])
+        room = max(row.budget - row.demand(tokens), 0.0)
+        part = under[split] + math.copysign(room / abs(row.coefficient[split]), step[split])
+        if queries.integer is not None and queries.integer[split]:
+            part = math.floor(part) if step[split] > 0 else math.ceil(part)
+        tokens[split] = part
+    return Mixture(_fit(row, tokens, under), jumping, reached, split)
+
+
+def _fit(row: OneRow, tokens: FloatArray, under: FloatArray) -> FloatArray:
+    """Take back what rounding spent above the budget, from one query bought above `under`."""
+    for _ in range(4):
+        excess = row.demand(tokens) - row.budget
+        if excess <= 0 or row.equality:
+            break
+        able = np.where(tokens != under, np.abs(row.coefficient * (tokens - under)), 0.0)
+        if row.queries.integer is not None:
+            able = np.where(row.queries.integer, 0.0, able)
+        k = int(np.argmax(able))
+        if able[k] < excess:
+            return under.copy()
+        tokens[k] -= (1 + 1e-15) * excess / row.coefficient[k]
+    return tokens
+
+
+def refill(
+    row: OneRow,
+    tokens: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+    price: float,
+) -> FloatArray | None:
+    """The best allocation that keeps each query on its side of the inflection.
+
+    Those on the concave part share the budget at equal marginal utility; the others keep what
+    they have. A concave problem, so its own price search is exact. None where it does not fit.
+    """
+    queries = row.queries
+    bend = np.clip(queries.inflection, lower, upper)
+    if queries.integer is not None:
+        bend = np.where(queries.integer, np.minimum(np.ceil(bend), upper), bend)
+    concave = tokens >= bend
+    low = np.where(concave, np.maximum(bend, lower), tokens)
+    high = np.where(concave, upper, tokens)
+    cheapest = math.fsum(np.minimum(row.coefficient * low, row.coefficient * high))
+    if cheapest > row.budget:
+        return None
+    relaxation = relax(row, low, high, start=price)
+    if not relaxation.fits:
+        return None
+    return mix(row, relaxation).tokens
+
+
+def spend_whole_tokens(row: OneRow, tokens: FloatArray, upper: FloatArray) -> FloatArray:
+    """Whole tokens that still fit the budget, each given where it adds most (`<=` rows only)."""
+    queries = row.queries
+    if queries.integer is None or row.equality:
+        return tokens
+    tokens = tokens.copy()
+    for _ in range(64):
+        room = row.budget - row.demand(tokens)
+        more = np.minimum(tokens + 1.0, upper)
+        fits = queries.integer & (more > tokens) & (row.coefficient * (more - tokens) <= room)
+        if not fits.any():
+            break
+        added = queries.weight * (queries.utility(more) - queries.utility(tokens))
+        added = np.where(fits, added - queries.cost * (more - tokens), -np.inf)
+        best = int(np.argmax(added))
+        if added[best] <= 0:
+            break
+        tokens[best] = more[best]
+    return tokens
+
+
+def guess_price(row: OneRow, sample: int = 4096) -> float:
+    """Fund by falling break-even price until the budget is spent: near the price of the row."""
+    queries = row.queries
+    prices, amounts = [], []
+    with np.errstate(all="ignore"):
+        for family in queries.families:
+            excess, slope = family.utility.tangent_from_zero()
+            prices.append(np.asarray(slope))
+            amounts.append(np.asarray(family.utility.origin + excess))
+    stride = max(1, queries.n // sample)
+    charge = np.abs(row.coefficient)[::stride]
+    with np.errstate(all="ignore"):
+        price = (queries.weight * np.concatenate(prices))[::stride] / charge
+    amount = charge * np.minimum(np.concatenate(amounts), queries.upper)[::stride]
+    usable = np.flatnonzero(np.isfinite(price) & (price > 0))
+    if usable.size == 0:
+        return 1.0
+    order = usable[np.argsort(-price[usable])]
+    spent = stride * np.cumsum(amount[order])
+    last = min(int(np.searchsorted(spent, abs(row.budget))), order.size - 1)
+    return float(price[order[last]])

@@ -1,0 +1,151 @@
+"""`scip`: the Pyomo model of the very same program, solved to global optimality by SCIP."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from clearopt.assemble import make_solution
+from clearopt.program import Program
+from clearopt.solution import Solution
+from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
+from clearopt.solvers.pyomo_model import build_model
+from clearopt.solvers.relaxation import is_unbounded_direction
+from clearopt.solvers.repair import repair
+from clearopt.validation import FloatArray
+
+# SCIP works to tolerances: an allocation may miss a row by _FEASIBILITY, relatively, and claim an
+# objective that is as much too high. SCIP's default of 1e-6 cost whole decimals of the gap.
+_FEASIBILITY = 1e-9
+# Its bound is not proven in exact arithmetic either. It is trusted to 100 feasibility tolerances,
+# relative, and no further: that much is added before it is called a bound.
+_BOUND_MARGIN = 1e-7
+
+
+class Scip(Backend):
+    """SCIP through Pyomo's `scip_direct` (pyscipopt). Certifies optimum and infeasibility."""
+
+    name = "scip"
+    summary = "global MINLP branch and bound, through Pyomo"
+    supports = ALL_FEATURES
+    certifies: Literal["optimum"] = "optimum"
+    modules = ("pyomo", "pyscipopt")
+    extra = "scip"
+
+    def solve(self, program: Program, options: SolveOptions) -> Solution:
+        started = time.perf_counter()
+        if is_unbounded_direction(program):
+            return _unbounded(program, started)
+        model = build_model(program)
+        spent = time.perf_counter() - started
+        results = _run(model, options, spent)
+        condition = results.termination_condition.name
+        tokens = _tokens(program, model, results)
+        if tokens is not None:
+            tokens = repair(program, tokens, time_limit=options.time_limit)
+        claimed = results.objective_bound
+        bound = math.inf if claimed is None else float(claimed)
+        if math.isfinite(bound):
+            bound += _BOUND_MARGIN * max(abs(bound), abs(results.incumbent_objective or 0.0))
+        # Every variable of the model that earns anything is bounded, so it cannot be unbounded.
+        infeasible = condition in ("provenInfeasible", "infeasibleOrUnbounded")
+        return make_solution(
+            program,
+            solver=self.name,
+            seconds=time.perf_counter() - started,
+            allocation=tokens,
+            bound=bound,
+            tolerance=options.tolerance,
+            infeasible=infeasible,
+            message=_MESSAGES.get(condition, f"SCIP stopped: {condition}"),
+            statistics={
+                "nodes": int(results.extra_info.NNodes),
+                "scip_objective": results.incumbent_objective,
+                "scip_bound": claimed,
+                "build_seconds": spent,
+            },
+        )
+
+
+_MESSAGES = {
+    "convergenceCriteriaSatisfied": "",
+    "maxTimeLimit": "SCIP stopped at the time limit",
+    "provenInfeasible": "SCIP proved that no allocation satisfies every constraint",
+    "infeasibleOrUnbounded": "SCIP proved that no allocation satisfies every constraint",
+}
+
+
+def _run(model: Any, options: SolveOptions, spent: float) -> Any:
+    """Pyomo's results of one SCIP run, nothing loaded into the model."""
+    settings: dict[str, Any] = {
+        "numerics/feastol": _FEASIBILITY,
+        "randomization/randomseedshift": options.seed % (2**31 - 1),
+        "parallel/maxnthreads": options.threads,
+        "display/verblevel": 4 if options.verbose else 0,
+    }
+    limit = options.time_limit
+    return _interface().solve(
+        model,
+        tee=options.verbose,
+        threads=options.threads,
+        # SCIP divides by the smaller of the two numbers, clearopt by the larger: SCIP is stricter.
+        # What the margin adds to the bound must fit within the tolerance too.
+        rel_gap=max(options.tolerance - 2 * _BOUND_MARGIN, 0.0),
+        time_limit=None if limit is None else max(limit - spent, 0.01),
+        load_solutions=False,
+        raise_exception_on_nonoptimal_result=False,
+        solver_options=settings,
+    )
+
+
+def _interface() -> Any:
+    """Pyomo's `scip_direct`, with SCIP run outside the interpreter's lock.
+
+    Pyomo reads SCIP's output from a pipe, in a thread; pyscipopt's `optimize` keeps the lock, so
+    that thread never runs, and once SCIP (or its LP solver, to stderr) has written 64 kB both wait
+    for ever. `optimizeNogil` lets it run.
+    """
+    from pyomo.contrib.solver.solvers.scip.scip_direct import ScipDirect
+
+    class Released(ScipDirect):  # type: ignore[misc]  # Pyomo carries no types
+        def _create_solver_model(self, model: Any, config: Any) -> tuple[Any, ...]:
+            scip_model, *rest = super()._create_solver_model(model, config)
+            return (_OutsideLock(scip_model), *rest)
+
+    return Released()
+
+
+class _OutsideLock:
+    """A pyscipopt model whose `optimize` releases the interpreter's lock."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def optimize(self) -> None:
+        self._model.optimizeNogil()
+
+
+def _tokens(program: Program, model: Any, results: Any) -> FloatArray | None:
+    """SCIP's best point, (n,), or None. A variable in no constraint takes its lower bound."""
+    if results.incumbent_objective is None:
+        return None
+    values = results.solution_loader.get_vars()
+    tokens = [values.get(model.tokens[i], program.lower[i]) for i in range(program.n)]
+    return np.array(tokens, dtype=np.float64)
+
+
+def _unbounded(program: Program, started: float) -> Solution:
+    return make_solution(
+        program,
+        solver=Scip.name,
+        seconds=time.perf_counter() - started,
+        allocation=None,
+        unbounded=True,
+        message="tokens can be added without end, and each one adds to the objective",
+    )
