@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=1_000_000)
     parser.add_argument("--general", action="store_true")
     arguments = parser.parse_args()
-    print(f"{'n':>9} {'solver':<9} {'declare s':>10} {'solve s':>10} {'passes':>7} {'gap':>9}  status")
+    columns = f"{'declare s':>10} {'solve s':>10} {'passes':>7} {'gap':>9}  status"
+    print(f"{'n':>9} {'solver':<9} {columns}")
     for n in (10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000):
         if n > arguments.largest:
             break

@@ -17,7 +17,7 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, SolveOptions
 from clearopt.solvers.dual import one_row_program, restore
 from clearopt.solvers.dual.one_row import guess_price, relax
-from clearopt.solvers.dual.separable import Infeasible, Unbounded, separate
+from clearopt.solvers.dual.separable import Unbounded, separate
 
 
 class Price(Backend):
@@ -42,8 +42,6 @@ class Price(Backend):
             prices[:] = sign * relaxation.price
             infeasible = not relaxation.fits
             tokens = restore(queries, relaxation.under) if relaxation.fits else None
-        except Infeasible as reason:
-            infeasible, message = True, str(reason)
         except Unbounded as reason:
             unbounded, message = True, str(reason)
         return make_solution(

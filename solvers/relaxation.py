@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
 
@@ -28,7 +27,7 @@ def implied_bounds(program: Program) -> tuple[FloatArray, FloatArray]:
     """Bounds in tokens, (n,) each, that cut off no optimal allocation; `upper` may stay infinite.
 
     Upper bounds are tightened by what the rows leave when everybody else takes the least, and by
-    saturation where more tokens could serve nothing: no utility, no gain, and no row that asks
+    saturation where more tokens could serve nothing: no utility, no gain, and no row still asking
     for them. Bounds of whole tokens are whole. Rows that cannot be met at all are left to the
     solver to prove so: `upper` never falls below `lower`.
     """
@@ -47,10 +46,11 @@ def implied_bounds(program: Program) -> tuple[FloatArray, FloatArray]:
             np.minimum.at(upper, query[charged], reach)
     enough = lower.copy()
     for block in program.utilities:
-        saturated = block.family.origin + block.family.saturation_excess
+        # Rounded upwards: origin + excess may round to the origin, where there is no utility yet.
+        saturated = np.nextafter(block.family.origin + block.family.saturation_excess, np.inf)
         enough[block.index] = np.maximum(lower[block.index], saturated)
-    enough = np.where(program.integer, np.ceil(enough), enough)
-    upper = np.where(_never_wants_more(program), np.minimum(upper, enough), upper)
+    enough = np.maximum(enough, _asked_for(program, lower, upper))
+    upper = np.minimum(upper, np.where(program.integer, np.ceil(enough), enough))
     upper = np.where(program.integer, np.floor(upper + _WHOLE_SLACK), upper)
     return lower, np.maximum(upper, lower)
 
@@ -61,18 +61,28 @@ def _at_most_rows(program: Program) -> tuple[sparse.csr_array, FloatArray]:
     return sparse.csr_array(program.rows.multiply(sign[:, None])), sign * program.right_hand_side
 
 
-def _never_wants_more(program: Program) -> NDArray[np.bool_]:
-    """(n,) queries whose effective price is at least 0 whatever the rows' prices."""
+def _asked_for(program: Program, lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """(n,) tokens with which query i alone meets every row that asks for its tokens.
+
+    Infinite where there is no such amount, or where tokens are paid for.
+    """
     entries = program.rows.tocoo()
     sense = program.sense_array[entries.row]
-    asks = (
-        (sense == "==")
-        | ((sense == "<=") & (entries.data < 0))
-        | ((sense == ">=") & (entries.data > 0))
-    )
-    wants = program.cost < 0
-    wants[entries.col[asks]] = True
-    return ~wants
+    sign = np.where(sense == "<=", -1.0, 1.0)  # every row as >=
+    coefficient = sign * entries.data
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = np.where(coefficient > 0, lower[entries.col], upper[entries.col])
+        least = np.bincount(
+            entries.row, weights=coefficient * ends, minlength=program.rows.shape[0]
+        )
+        level = np.where(program.sense_array == "<=", -1.0, 1.0) * program.right_hand_side
+        missing = np.maximum((level - least)[entries.row], 0.0)
+        asking = coefficient > 0
+        alone = lower[entries.col] + missing / np.where(asking, coefficient, 1.0)
+    asked = np.where(program.cost < 0, np.inf, lower)
+    np.maximum.at(asked, entries.col[asking], np.nan_to_num(alone[asking], nan=np.inf))
+    asked[entries.col[sense == "=="]] = np.inf  # tokens may have to balance those of others
+    return asked
 
 
 def is_unbounded_direction(program: Program) -> bool:
@@ -208,7 +218,9 @@ def _contact(family: Utility, lower: FloatArray) -> FloatArray:
         rise = family.value_at(middle) - base
         above = rise >= family.marginal_at(middle) * (offset + middle)
         near, far = np.where(above, near, middle), np.where(above, middle, far)
-    contact = np.where(start >= family.inflection_excess, start, far)
+    # Already on the concave part: past the inflection, and not on the flat part before the origin.
+    concave = (offset <= 0) & (start >= family.inflection_excess)
+    contact = np.where(concave, start, far)
     return np.where((lower == 0) & (offset > 0), closed_form, contact)
 
 

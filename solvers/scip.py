@@ -18,9 +18,12 @@ from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
 
 # SCIP works to tolerances: an allocation may miss a row by _FEASIBILITY, relatively, and claim an
-# objective that is as much too high. SCIP's default of 1e-6 cost whole decimals of the gap.
-_FEASIBILITY = 1e-9
-# Its bound is not proven in exact arithmetic either. It is trusted to 100 feasibility tolerances,
+# objective a few times as much too high. SCIP's default of 1e-6 would cost a decimal of the gap.
+# _ZERO, below which SCIP calls a number 0, must stay well below it: at a tenth of it or more,
+# SCIP solved the same linear program of its presolving over and over until the time limit.
+_FEASIBILITY = 1e-8
+_ZERO = 1e-10
+# Its bound is not proven in exact arithmetic either. It is trusted to 10 feasibility tolerances,
 # relative, and no further: that much is added before it is called a bound.
 _BOUND_MARGIN = 1e-7
 
@@ -82,6 +85,7 @@ def _run(model: Any, options: SolveOptions, spent: float) -> Any:
     """Pyomo's results of one SCIP run, nothing loaded into the model."""
     settings: dict[str, Any] = {
         "numerics/feastol": _FEASIBILITY,
+        "numerics/epsilon": _ZERO,
         "randomization/randomseedshift": options.seed % (2**31 - 1),
         "parallel/maxnthreads": options.threads,
         "display/verblevel": 4 if options.verbose else 0,

@@ -161,7 +161,8 @@ def dynamic_program(instance: Instance) -> float:
     best = np.zeros(budget + 1)
     for i in range(instance.scale.shape[0]):
         most = int(min(np.floor(instance.upper[i]), budget))
-        gains = instance.value(np.tile(np.arange(most + 1.0)[:, None], instance.scale.shape[0]))[:, i]
+        amounts = np.tile(np.arange(most + 1.0)[:, None], instance.scale.shape[0])
+        gains = instance.value(amounts)[:, i]
         updated = np.full(budget + 1, -np.inf)
         for tokens, gain in enumerate(gains):
             updated[tokens:] = np.maximum(updated[tokens:], best[: budget + 1 - tokens] + gain)

@@ -15,8 +15,9 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
 from clearopt.solvers.dual.one_row import OneRow, guess_price
-from clearopt.solvers.dual.separable import Infeasible, Separable, Unbounded, separate
+from clearopt.solvers.dual.separable import Separable, Unbounded, separate
 from clearopt.solvers.dual.several_rows import SeveralRows, allocate, ascend, misses
+from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
@@ -57,8 +58,6 @@ class Dual(Backend):
 
         try:
             queries = separate(program, engine)
-        except Infeasible as reason:
-            return finish(allocation=None, infeasible=True, message=str(reason))
         except Unbounded as reason:
             return finish(allocation=None, unbounded=True, message=str(reason))
         limit = math.inf if options.time_limit is None else options.time_limit
@@ -108,7 +107,13 @@ def _solve_one_row(program: Program, queries: Separable, limits: Limits) -> dict
 def _solve_several_rows(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
     problem, sign = SeveralRows.of(program, queries)
     ascent = ascend(problem, _guess_rows(problem), limits.deadline)
-    tokens = allocate(problem, ascent, limits.deadline)
+
+    def mend(tokens: FloatArray) -> FloatArray | None:
+        left = limits.deadline - time.perf_counter()
+        found = repair(program, restore(queries, tokens), time_limit=max(min(left, 10.0), 0.01))
+        return None if found is None else found[queries.order]
+
+    tokens = allocate(problem, ascent, limits.deadline, mend)
     late = time.perf_counter() > limits.deadline
     missed = misses(problem) if tokens is None else None
     if missed is not None:

@@ -29,13 +29,12 @@ from clearopt.solvers.dual.one_row import (
 from clearopt.solvers.dual.separable import ROUNDING
 from clearopt.validation import FloatArray
 
-
 EAGER_GAP = 1e-10
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop. The first `eager_nodes` go on to a gap of `EAGER_GAP` whatever the tolerance."""
+    """When to stop. The first `eager_nodes` go on to `EAGER_GAP` whatever the tolerance."""
 
     tolerance: float
     deadline: float

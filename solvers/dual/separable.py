@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.program import Program
+from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.utilities import BestResponse, CumulativeSurge, Utility
 from clearopt.validation import FloatArray
 
@@ -27,10 +28,6 @@ ROUNDING = 32 * float(np.finfo(np.float64).eps)
 
 class Unbounded(Exception):
     """The objective has no finite maximum; the message says along which query."""
-
-
-class Infeasible(Exception):
-    """No allocation satisfies the rows; the message says which row and by how much."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,6 @@ def separate(program: Program, engine: str = "auto") -> Separable:
     """Reorder by family and make every bound finite, without changing the optimum.
 
     Raises:
-        Infeasible: a `<=` row cannot be met even at its cheapest.
         Unbounded: some query would take endless tokens for an endless gain.
     """
     n = program.n
@@ -277,54 +273,14 @@ def separate(program: Program, engine: str = "auto") -> Separable:
 
 
 def finite_bounds(program: Program) -> tuple[FloatArray, FloatArray]:
-    """Bounds no optimal allocation needs to leave, all finite, whole where tokens are.
-
-    An upper bound follows from every row that only adds up (A >= 0, `<=`), from the lower bounds
-    of the others; failing that from saturation, where no row or price rewards mere tokens.
-    """
-    whole = program.integer
-    lower = np.where(whole, np.ceil(program.lower - 1e-9) + 0.0, program.lower)
-    upper = np.where(whole, np.floor(program.upper + 1e-9), program.upper)
-    sense, rows = program.sense_array, program.rows
-    for k in range(rows.shape[0]):
-        start, stop = rows.indptr[k], rows.indptr[k + 1]
-        index, data = rows.indices[start:stop], rows.data[start:stop]
-        if sense[k] == ">=" or index.size == 0 or data.min() < 0:
-            continue
-        least = math.fsum(data * lower[index])
-        room = float(program.right_hand_side[k]) - least
-        if room < 0:
-            if room < -1e-12 * max(abs(least), abs(program.right_hand_side[k])):
-                raise Infeasible(
-                    f"row {k} needs at least {least:g}, but allows {program.right_hand_side[k]:g}"
-                )
-            room = 0.0
-        upper[index] = np.minimum(upper[index], lower[index] + room / data)
-    upper = np.where(whole, np.floor(upper + 1e-9), upper)
-    upper = np.maximum(upper, lower)
-    endless = ~np.isfinite(upper)
-    if not endless.any():
-        return lower, upper
-    rewarded = program.cost < 0
-    for k in range(rows.shape[0]):  # a row that more tokens would help may ask for any number
-        index = rows.indices[rows.indptr[k] : rows.indptr[k + 1]]
-        data = rows.data[rows.indptr[k] : rows.indptr[k + 1]]
-        helps = (
-            np.ones_like(data, dtype=bool)
-            if sense[k] == "=="
-            else (data > 0 if sense[k] == ">=" else data < 0)
-        )
-        rewarded[index[helps]] = True
-    if (endless & rewarded).any():
-        query = int(np.argmax(endless & rewarded))
-        if program.cost[query] < 0 and not (rows[:, [query]].nnz):
-            raise Unbounded(f"query {query} is paid for tokens without limit")
+    """Bounds no optimal allocation needs to leave, all finite, whole where tokens are."""
+    if is_unbounded_direction(program):
+        raise Unbounded("tokens can be added without end, and each one adds to the objective")
+    lower, upper = implied_bounds(program)
+    endless = np.isinf(upper)
+    if endless.any():
         raise Unbounded(
-            f"query {query} has no upper bound, and a row or the objective rewards its tokens; "
-            "give the Allocation an upper bound"
+            f"query {int(np.argmax(endless))} has no upper bound, and a row or the objective rewards"
+            " its tokens; give the Allocation an upper bound"
         )
-    enough = np.zeros(program.n)
-    for block in program.utilities:
-        enough[block.index] = block.family.origin + block.family.saturation_excess
-    enough = np.where(whole, np.ceil(enough), enough)
-    return lower, np.where(endless, np.maximum(enough, lower), upper)
+    return lower + 0.0, upper

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -201,8 +202,16 @@ def drop_to_fit(problem: SeveralRows, ascent: Ascent) -> FloatArray | None:
     return tokens if problem.feasible(tokens) else None
 
 
-def allocate(problem: SeveralRows, ascent: Ascent, deadline: float) -> FloatArray | None:
-    """A feasible allocation near the bound, or None where none was found."""
+def allocate(
+    problem: SeveralRows,
+    ascent: Ascent,
+    deadline: float,
+    mend: Callable[[FloatArray], FloatArray | None],
+) -> FloatArray | None:
+    """A feasible allocation near the bound, or None where none was found.
+
+    `mend` makes whole tokens of an allocation that is nearly feasible, moving it little.
+    """
     best, value = None, -math.inf
 
     def offer(tokens: FloatArray | None) -> None:
@@ -213,14 +222,22 @@ def allocate(problem: SeveralRows, ascent: Ascent, deadline: float) -> FloatArra
         if worth > value:
             best, value = tokens, worth
 
+    queries = problem.queries
+    for plain in (queries.lower, np.clip(queries.saturation, queries.lower, queries.upper)):
+        offer(plain)  # nothing for anyone, or everyone at the peak
     offer(drop_to_fit(problem, ascent))
-    if problem.queries.n > _LARGEST_LP or time.perf_counter() > deadline:
+    if queries.n > _LARGEST_LP or time.perf_counter() > deadline:
         return best
     sides = _decide(problem, ascent, deadline)
     if sides is None:
         return best
     for tokens in _fill(problem, ascent, sides, deadline):
-        offer(tokens if problem.queries.integer is None else _whole(problem, tokens))
+        if queries.integer is None:
+            offer(tokens)
+            continue
+        offer(_whole(problem, tokens))
+        if problem.floors.shape[0] or problem.equality.any():  # rounding down may miss these
+            offer(mend(tokens))
     return best
 
 

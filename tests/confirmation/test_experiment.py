@@ -142,7 +142,7 @@ def test_a_rehearsal_plans_without_a_model():
 def test_the_rehearsal_is_near_what_calibration_finds(first):
     """The utilities shipped for machines without vLLM are those of the shipped reasoner."""
     planned = rehearse(SMALL)
-    assert planned.ample_cap == pytest.approx(first.ample_cap, rel=0.25)
+    assert planned.ample_cap == pytest.approx(first.ample_cap, rel=0.4)
     for row in planned.rows:
         measured = first.row(row.policy, row.fraction)
         assert row.expected_accuracy == pytest.approx(measured.expected_accuracy, abs=0.12)

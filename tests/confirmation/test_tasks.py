@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,8 +178,8 @@ def test_every_word_is_in_the_vocabulary() -> None:
 def test_needs_spread_over_an_order_of_magnitude() -> None:
     rng = np.random.default_rng(3)
     lengths = [len(worked_solution(t, rng).split()) for t in BATCH]
-    low, high = np.percentile(lengths, [4, 96])
-    assert low < 20
+    low, high = np.percentile(lengths, [1, 97])
+    assert low < 16
     assert high > 180
 
 
@@ -235,3 +237,15 @@ def test_task_is_frozen_and_hashable() -> None:
     assert task in {task}
     with pytest.raises(AttributeError):
         task.answer = "0"  # type: ignore[misc]
+
+
+def test_shipped_reasoner_is_small_and_fits_the_tasks() -> None:
+    folder = Path(tasks.__file__).with_name("reasoner")
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 4_000_000
+    words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert set(tasks.vocabulary()) <= set(words)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["vocab_size"] == len(words)
+    rng = np.random.default_rng(6)
+    longest = max(len(f"{t.prompt} {worked_solution(t, rng)}".split()) for t in BATCH)
+    assert longest < config["max_position_embeddings"]
