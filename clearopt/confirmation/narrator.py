@@ -49,7 +49,8 @@ class Narrator:
 
     def note(self, text: str) -> None:
         """One plain sentence."""
-        self.console.print(text, markup=False)
+        # In a file or pipe a sentence stays on one line, so that commands in it can be copied.
+        self.console.print(text, markup=False, soft_wrap=self.plain)
 
     def text(self, text: str) -> None:
         """Something laid out already."""
@@ -95,7 +96,7 @@ class Narrator:
         """The final table and its headline."""
         self.console.print(table(report, plain=self.plain))
         if line := headline(report):
-            self.console.print(line, style="bold", markup=False)
+            self.console.print(line, style="bold", markup=False, soft_wrap=self.plain)
 
     @contextmanager
     def progress(self, what: str, steps: int) -> Iterator[Callable[[], None]]:

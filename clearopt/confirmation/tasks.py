@@ -19,7 +19,7 @@ operator  meaning (modulo 43)                             written as
 ``+ k``   add k                                           one result: 6 words with its label
 ``- k``   subtract k                                      one result: 6 words
 ``x k``   multiply by a small k, by repeated addition     all running sums: 4 + k words
-``* k``   multiply by a large k, in the head              one result: 6 words, often wrong
+``* k``   multiply by a large k, in the head              one result: 6 words
 ``^ k``   power, in the head                              one result: 6 words, never trained on
 ========  ==============================================  =====================================
 
@@ -44,9 +44,6 @@ MODULUS = 43
 
 TRAINED_STEPS = 20
 """Longest chain (steps) the reasoner is trained on; longer ones are beyond it."""
-
-TRAINED_SKEW = 1.5
-"""How strongly training prefers small operands (see `Difficulty`)."""
 
 LONGEST_CHAIN = 30
 """Longest chain (steps) that can be generated."""
@@ -112,10 +109,13 @@ class Difficulty:
     """How hard a batch of problems is.
 
     Attributes:
-        longest: ordinary chains have 1 to `longest` steps, every length equally likely.
+        longest: ordinary chains have 1 to `longest` steps.
+        tilt: their length is the u^tilt quantile of that range, u uniform: 1 makes every length
+            equally likely, below 1 long chains are more frequent, and queries of very small need
+            are few, as in a batch of reasoning problems.
         weights: relative frequency of ``+``, ``-``, ``x`` and ``*`` among their steps.
-        skew: operands are drawn as the u^skew quantile of their range, u uniform: above 1 the small
-            ones are more frequent (as in training, where large ones therefore stay harder).
+        skew: operands are the u^skew quantile of their range: above 1 small ones are more
+            frequent (as in training, so that large ones stay harder).
         reach: share of each range that operands are drawn from, from its low end, in (0, 1]; not
             for ``x``, whose work is written out.
         beyond: share of problems beyond the reasoner: half of them chains of 24 to 30 steps, half
@@ -123,8 +123,9 @@ class Difficulty:
     """
 
     longest: int = TRAINED_STEPS
-    weights: tuple[float, float, float, float] = (0.30, 0.25, 0.25, 0.20)
-    skew: float = TRAINED_SKEW
+    tilt: float = 0.8
+    weights: tuple[float, float, float, float] = (0.35, 0.35, 0.20, 0.10)
+    skew: float = 0.8
     reach: float = 1.0
     beyond: float = 0.08
 
@@ -133,8 +134,9 @@ class Difficulty:
             raise ValueError(f"longest must be between 1 and {LONGEST_CHAIN}, got {self.longest}")
         if len(self.weights) != 4 or min(self.weights) < 0 or not sum(self.weights) > 0:
             raise ValueError(f"weights must be 4 non-negative numbers, not all 0: {self.weights}")
-        if not 0 < self.skew < float("inf"):
-            raise ValueError(f"skew must be positive and finite, got {self.skew}")
+        for name, power in (("tilt", self.tilt), ("skew", self.skew)):
+            if not 0 < power < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {power}")
         if not 0 < self.reach <= 1:
             raise ValueError(f"reach must lie in (0, 1], got {self.reach}")
         if not 0 <= self.beyond <= 1:
@@ -143,6 +145,9 @@ class Difficulty:
 
 ORDINARY = Difficulty()
 """The difficulty of the confirmation's batch."""
+
+TRAINING = Difficulty(tilt=1.0, weights=(0.30, 0.25, 0.25, 0.20), skew=1.5, beyond=0.0)
+"""What the reasoner is trained on: no chain beyond `TRAINED_STEPS`, no power."""
 
 
 def apply(value: int, step: Step) -> int:
@@ -213,10 +218,11 @@ def draw_prompt(rng: np.random.Generator, difficulty: Difficulty = ORDINARY) -> 
         count = int(rng.integers(2, 10))
         powers = int(rng.integers(1, 3))
     else:
-        count = int(rng.integers(1, difficulty.longest + 1))
+        count = 1 + int(rng.random() ** difficulty.tilt * difficulty.longest)
     cumulative = np.cumsum(difficulty.weights)
     draws = rng.random(count) * cumulative[-1]
-    operators = [OPERATORS[int(k)] for k in np.digitize(draws, cumulative)]
+    kinds: list[int] = np.asarray(np.digitize(draws, cumulative)).tolist()
+    operators = [OPERATORS[k] for k in kinds]
     for place in rng.permutation(np.arange(count))[:powers]:
         operators[place] = "^"
     steps = [Step(o, _operand(o, rng.random(), difficulty)) for o in operators]

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Options:
 
     out: Path
     minutes: float = 50.0
+    steps: int = 1_000_000
     seed: int = 0
     resume: bool = False
     width: int = 128
@@ -141,7 +142,7 @@ def batches(
 
 def example(rng: np.random.Generator, longest: int, reach: float) -> tuple[str, str]:
     """One training example (prompt, solution), never a held-out prompt."""
-    difficulty = tasks.Difficulty(longest=longest, reach=reach, beyond=0.0)
+    difficulty = replace(tasks.TRAINING, longest=longest, reach=reach)
     while True:
         prompt = tasks.draw_prompt(rng, difficulty)
         if not tasks.is_held_out(prompt):
@@ -215,7 +216,7 @@ def train(options: Options) -> None:
     print(f"{parameters} parameters, {options}", flush=True)
     seen, losses, last_export, logged = 0, [], seconds, time.perf_counter()
     try:
-        while seconds < total:
+        while seconds < total and step < options.steps:
             began = time.perf_counter()
             progress[0] = seconds / total
             for group in optimizer.param_groups:
@@ -284,6 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="compile (half as fast again)")
     for name, kind, text in (
         ("minutes", float, "wall time of the training, in minutes"),
+        ("steps", int, "stop after that many steps; the schedule remains that of --minutes"),
         ("seed", int, "seed of weights and examples"),
         ("width", int, "hidden size, a multiple of 32"),
         ("layers", int, "number of layers"),

@@ -280,7 +280,7 @@ def finite_bounds(program: Program) -> tuple[FloatArray, FloatArray]:
     endless = np.isinf(upper)
     if endless.any():
         raise Unbounded(
-            f"query {int(np.argmax(endless))} has no upper bound, and a row or the objective rewards"
-            " its tokens; give the Allocation an upper bound"
+            f"query {int(np.argmax(endless))} has no upper bound, and a row or the objective"
+            " rewards its tokens; give the Allocation an upper bound"
         )
     return lower + 0.0, upper
