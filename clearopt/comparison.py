@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from clearopt.certificate import relative_gap
 from clearopt.errors import DeclarationError, SolverNotInstalledError
 from clearopt.problem import Problem
 from clearopt.program import Program
 from clearopt.solution import Solution, Status
-from clearopt.solvers import Backend, get_solver, solve_program
+from clearopt.solvers import Backend, SolveOptions, get_solver, solve_program
 
 # What two solvers may differ by beyond the tolerance asked for: both are right to rounding only.
 CONTRADICTION = 1e-6
@@ -109,10 +110,10 @@ class Comparison:
         return [{name: getattr(row, name) for name in names} for row in self.rows]
 
     def __str__(self) -> str:
-        header = ("solver", "objective", "bound", "gap", "feasible", "status", "seconds")
-        table = [header, *(_cells(row) for row in self.rows)]
+        header = ("solver", "objective", "bound", "gap", "behind", "feasible", "status", "seconds")
+        table = [header, *(_cells(row, self.best_bound) for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        left = (0, 4, 5)  # words to the left, numbers to the right
+        left = (0, 5, 6)  # words to the left, numbers to the right
         lines = []
         for line in table:
             cells = (
@@ -128,15 +129,20 @@ class Comparison:
     __repr__ = __str__
 
 
-def _cells(row: ComparisonRow) -> tuple[str, ...]:
+def _cells(row: ComparisonRow, best_bound: float) -> tuple[str, ...]:
+    """`gap` is to the solver's own bound, `behind` to the lowest bound of all."""
+
     def shown(number: float, style: str) -> str:
         return format(number, style) if math.isfinite(number) else "-"
 
+    known = row.feasible and math.isfinite(best_bound)
+    behind = relative_gap(row.objective, best_bound) if known else math.nan
     return (
         row.solver,
         shown(row.objective, ".9g"),
         shown(row.bound, ".9g") if row.rigorous else "-",
         shown(row.gap, ".1e"),
+        shown(behind, ".1e"),
         "yes" if row.feasible else ("-" if row.solution is None else "no"),
         row.status or "not run",
         shown(row.seconds, ".3g"),
@@ -164,7 +170,8 @@ def compare(
 
     Raises:
         UnknownSolverError: a name is not registered.
-        DeclarationError: `problem` is neither, no solver is named, or one is named twice.
+        DeclarationError: `problem` is neither, no solver is named, one is named twice, or an
+            option is out of range.
     """
     if isinstance(problem, Problem):
         program = problem.program
@@ -191,7 +198,8 @@ def compare(
             found.append(get_solver(solver))
         except SolverNotInstalledError as error:
             found.append(error)
-    options = {"time_limit": time_limit, "tolerance": tolerance, "seed": seed}
+    options: dict[str, Any] = {"time_limit": time_limit, "tolerance": tolerance, "seed": seed}
+    SolveOptions(**options)  # a wrong option is the caller's mistake, not each solver's
     rows = [
         _run(program, name, backend, options) for name, backend in zip(names, found, strict=True)
     ]
@@ -209,7 +217,7 @@ def _run(
         return _not_run(name, str(backend), 0.0)
     try:
         solution = solve_program(program, backend, **options)
-    except Exception as error:  # noqa: BLE001 - whatever one solver raises, the others still run
+    except Exception as error:  # whatever one solver raises, the others still run
         reason = str(error) or type(error).__name__
         return _not_run(name, reason, time.perf_counter() - started)
     seconds = time.perf_counter() - started

@@ -110,7 +110,7 @@ def _draw_policy(axes: Any, rows: list[Row], queries: int, style: _Style) -> Non
         if row.ratio is not None:
             axes.annotate(
                 f"{row.ratio:.1f} x", (across, up),
-                xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9,
+                xytext=(-4, 6), textcoords="offset points", ha="right", fontsize=9,
                 color=style.color, fontweight="bold",
             )  # fmt: skip
 

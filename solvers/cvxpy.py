@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Cvxpy(Backend):
     name = "cvxpy"
     summary = "concave-envelope relaxation (LP), then rounding"
     supports = ALL_FEATURES
-    certifies: Literal["bound"] = "bound"
+    certifies = "bound"
     modules = ("cvxpy",)
     extra = "cvxpy"
     own_options = frozenset({"cvxpy_solver"})
@@ -78,8 +78,8 @@ class Cvxpy(Backend):
             seconds=time.perf_counter() - started,
             allocation=tokens,
             bound=relaxed.bound,
-            row_prices=relaxed.row_prices,
-            floor_prices=0.0 - relaxed.floor_prices,
+            row_prices=None if relaxed.infeasible else relaxed.row_prices,
+            floor_prices=None if relaxed.infeasible else 0.0 - relaxed.floor_prices,
             tolerance=options.tolerance,
             infeasible=relaxed.infeasible,
             message=message,
@@ -368,16 +368,23 @@ class _Scaled:
             dual = np.atleast_1d(row.dual_value)
             row_prices[k] = dual if sense == "==" else np.maximum(dual, 0.0)
             row_prices[k] *= -1.0 if sense == ">=" else 1.0
+        row_prices = _without_noise(row_prices)
         row_prices *= self.objective_scale / self.row_scale
         floor_prices = np.zeros(program.floors.shape[0])
         if floor is not None:
             floor_prices = np.maximum(np.atleast_1d(floor.dual_value), 0.0)
+            floor_prices = _without_noise(floor_prices)
             floor_prices = floor_prices * self.objective_scale / self.floor_scale
         tokens = self.envelope.lower + self.step * np.clip(taken.value, 0.0, self.most)
         tokens = np.clip(tokens, self.envelope.lower, self.envelope.upper)
         return str(model.status), _Point(
             tokens, np.asarray(utility.value), row_prices, floor_prices
         )
+
+
+def _without_noise(prices: FloatArray) -> FloatArray:
+    """An interior-point method leaves specks where a constraint does not bind."""
+    return np.where(np.abs(prices) > 1e-8 * np.abs(prices).max(initial=0.0), prices, 0.0)
 
 
 def _largest(matrix: sparse.csr_array) -> FloatArray:

@@ -44,7 +44,7 @@ def build_model(program: Program) -> Any:
     model.tokens = pyo.Var(
         range(program.n),
         domain=lambda _, i: pyo.Integers if program.integer[i] else pyo.Reals,
-        bounds=lambda _, i: (_finite(lower[i]), _finite(upper[i])),
+        bounds=lambda _, i: (_finite(float(lower[i])), _finite(float(upper[i]))),
     )
     _add_utilities(model, program, lower, upper)
     # An empty row still has to be a Pyomo relation: 0 tokens of nobody.
@@ -77,7 +77,7 @@ def build_model(program: Program) -> Any:
 
 
 def _finite(bound: float) -> float | None:
-    return float(bound) if np.isfinite(bound) else None
+    return bound if np.isfinite(bound) else None
 
 
 def _weighted(nobody: Any, variable: Any, matrix: sparse.csr_array, row: int) -> Any:
@@ -117,7 +117,7 @@ def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: Float
     queries = [i for _, _, i in blocks]
     # A threshold is modelled with a binary only where the bounds lie on both sides of it.
     crossing = [i for i in queries if lower[i] < lower[i] + envelope.offset[i] < upper[i]]
-    model.utility = pyo.Var(queries, bounds=lambda _, i: (0.0, float(max(envelope.peak[i], 0.0))))
+    model.utility = pyo.Var(queries, bounds=lambda _, i: (0.0, max(float(envelope.peak[i]), 0.0)))
     model.excess = pyo.Var(
         crossing, bounds=lambda _, i: (0.0, float(upper[i] - lower[i] - envelope.offset[i]))
     )

@@ -253,15 +253,12 @@ def lagrangian_bound(
         low, w, p = lower[i], weight[i], price[i]
         with np.errstate(all="ignore"):
             # Past saturation a token at a price of at least 0 gains nothing: a stand-in for an
-            # infinite bound. Below 0 all tokens are taken, and the utility is at most its peak
-            # (best_response does not look past the peak of a utility that decays).
+            # infinite bound. Below 0 an infinite number is taken, for an infinite gain.
             enough = np.maximum(low, np.ceil(block.family.origin + block.family.saturation_excess))
             finite = np.where(np.isinf(upper[i]), enough, upper[i])
             whole = program.integer[i]
             best = block.family.best_response(w, p, low, finite, whole if whole.any() else None)
-            summit = np.clip(block.family.saturation_excess, *_excesses(block.family, low, finite))
-            greedy = w * block.family.value_at(summit) - p * upper[i]
-        gain[i] = np.where(p < 0, greedy, best.gain)
+        gain[i] = np.where((p < 0) & np.isinf(upper[i]), np.inf, best.gain)
     if np.isinf(gain).any():
         return math.inf
     terms = np.concatenate(
@@ -273,9 +270,3 @@ def lagrangian_bound(
         ]
     )
     return math.fsum(terms)
-
-
-def _excesses(
-    family: Utility, lower: FloatArray, upper: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    return family.excess_of(lower), family.excess_of(upper)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Scip(Backend):
     name = "scip"
     summary = "global MINLP branch and bound, through Pyomo"
     supports = ALL_FEATURES
-    certifies: Literal["optimum"] = "optimum"
+    certifies = "optimum"
     modules = ("pyomo", "pyscipopt")
     extra = "scip"
 

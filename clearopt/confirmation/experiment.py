@@ -7,6 +7,7 @@ policies answer the same queries with the same seeds, so that they differ in the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CHECKERS = ("dual", "scip", "cvxpy", "uniform")
 _SEEDS = 2**30  # calibration draws its seeds below, evaluation at or above
+
+CheckRows = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,7 @@ def plan_and_check(
     ample_cap: int,
     evaluation: Sequence[Task],
     narrator: Narrator,
-) -> tuple[dict[tuple[str, float], Plan], str]:
+) -> tuple[dict[tuple[str, float], Plan], CheckRows]:
     """Every policy's plan at every budget, and the solvers' comparison on a sub-problem."""
     features = [task.features for task in evaluation]
     utilities, n = model.utilities(features), len(evaluation)
@@ -180,19 +183,21 @@ def _check(
     features: Sequence[Any],
     fraction: float,
     narrator: Narrator,
-) -> str:
-    """The solvers side by side on the first few queries, as text."""
+) -> CheckRows:
+    """The solvers side by side on the first few queries."""
     few = settings.check_queries
     if few < 1:
-        return ""
+        return ()
     narrator.heading("Check", f"{few} of the queries through other solvers")
     problem = declare(
         model.utilities(features[:few]), few, _budget(fraction, ample_cap, few), settings.longest
     )
     with narrator.waiting("comparing solvers"):
-        text = str(co.compare(problem, solvers=CHECKERS, time_limit=settings.check_seconds))
-    narrator.text(text)
-    return text
+        comparison = co.compare(problem, solvers=CHECKERS, time_limit=settings.check_seconds)
+    narrator.text(str(comparison))
+    return tuple(
+        {key: _finite(value) for key, value in row.items()} for row in comparison.to_dicts()
+    )
 
 
 def _calibrate(
@@ -302,7 +307,7 @@ def _report(
     model: SurgeModel,
     ample_cap: int,
     rows: tuple[Row, ...],
-    check: str,
+    check: CheckRows,
     complete: bool,
     confirmed: bool,
 ) -> Report:
@@ -326,6 +331,11 @@ def _make_engine(settings: Settings, narrator: Narrator) -> Engine:
 
     with narrator.waiting(f"loading {settings.model} into vLLM"):
         return Engine(settings.model, seed=settings.seed)
+
+
+def _finite(value: Any) -> Any:
+    """None for a number that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _budget(fraction: float, ample_cap: int, n: int) -> int:

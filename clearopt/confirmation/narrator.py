@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from clearopt.confirmation.report import Report, headline, table
+from clearopt.confirmation.report import Report, headline, tables
 
 if TYPE_CHECKING:
     from clearopt.calibration import SurgeModel
@@ -76,7 +76,11 @@ class Narrator:
 
     def plans(self, plans: Mapping[tuple[str, float], Plan]) -> None:
         """What each policy plans to do, and what its solver can prove."""
-        shown = Table(box=None if self.plain else box.SIMPLE_HEAD, pad_edge=False)
+        shown = Table(
+            box=None if self.plain else box.SIMPLE_HEAD,
+            padding=(0, 2, 0, 0) if self.plain else (0, 1, 0, 0),
+            pad_edge=False,
+        )
         for name in ("budget", "policy", "tokens", "expected right", "funded", "price", "gap", "s"):
             shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
         for (policy, fraction), plan in plans.items():
@@ -94,7 +98,8 @@ class Narrator:
 
     def result(self, report: Report) -> None:
         """The final table and its headline."""
-        self.console.print(table(report, plain=self.plain))
+        for table in tables(report, width=self.console.width, plain=self.plain):
+            self.console.print(table)
         if line := headline(report):
             self.console.print(line, style="bold", markup=False, soft_wrap=self.plain)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,7 +71,8 @@ class Report:
         confirmed: whether anything was generated (False without vLLM: the rows are plans).
         complete: whether every row that was asked for is there.
         calibration: what the utilities were fitted on, and how well.
-        check: the solvers side by side on a small sub-problem, as printed.
+        check: the solvers side by side on a small sub-problem, one mapping a solver (only its
+            `seconds` differ from run to run).
         settings: every setting of the run.
         versions: of Python and of the packages that matter.
     """
@@ -85,7 +86,7 @@ class Report:
     confirmed: bool
     complete: bool
     calibration: Mapping[str, Any]
-    check: str
+    check: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
     versions: Mapping[str, str | None] = field(default_factory=lambda: installed_versions())
 
@@ -120,49 +121,68 @@ def installed_versions() -> dict[str, str | None]:
     return versions
 
 
-def table(report: Report, *, plain: bool = False) -> Table:
-    """The rows as a table for the terminal; `plain` draws it without lines, for files and pipes."""
-    measured = report.confirmed
+Column = tuple[str, Callable[[Row], str]]
+
+# What was answered, and what it cost; both begin with budget and policy.
+_PLANNED: tuple[Column, ...] = (
+    ("planned", lambda row: f"{row.planned:,}"),
+    ("generated", lambda row: _number(row.generated, ",")),
+    ("price", lambda row: _number(row.price, ".2e")),
+    ("gap", lambda row: _number(row.gap, ".0e")),
+    ("s", lambda row: _number(row.seconds, ".1f")),
+    ("tokens/s", lambda row: _number(row.tokens_per_second, ",.0f")),
+)
+_ANSWERED: tuple[Column, ...] = (
+    ("right, % [95 %]", lambda row: _percent(row.accuracy, row.low, row.high)),
+    ("x uniform [95 %]", lambda row: _ratio(row)),
+    ("expected", lambda row: f"{row.expected_accuracy:.1%}"),
+    ("funded", lambda row: f"{row.funded:.0%}"),
+)
+_MEASURED = {"right, % [95 %]", "x uniform [95 %]", "generated", "s", "tokens/s"}
+_WIDE = 130  # characters that everything in one table needs
+
+
+def tables(report: Report, *, width: int, plain: bool = False) -> list[Table]:
+    """The rows as a table for the terminal, or as two where one would be too wide.
+
+    Args:
+        report: what to show; columns of what was not measured are left out.
+        width: of the terminal, in characters.
+        plain: draw no lines and no colours, for files and pipes.
+    """
+    single = width >= _WIDE or not report.confirmed
+    parts = (_ANSWERED + _PLANNED,) if single else (_ANSWERED, _PLANNED)
+    return [_table(report, columns, plain) for columns in parts]
+
+
+def _table(report: Report, columns: Sequence[Column], plain: bool) -> Table:
+    columns = [c for c in columns if report.confirmed or c[0] not in _MEASURED]
     shown = Table(
         box=None if plain else box.SIMPLE_HEAD,
         header_style="" if plain else "bold",
         pad_edge=False,
-        padding=(0, 2, 0, 0) if plain else (0, 1),
+        padding=(0, 2, 0, 0) if plain else (0, 1, 0, 0),  # the box adds a blank
     )
     shown.add_column("budget", justify="right", no_wrap=True)
     shown.add_column("policy", no_wrap=True)
-    if measured:
-        shown.add_column("right [95 %]", justify="right", no_wrap=True)
-        shown.add_column("x uniform [95 %]", justify="right", no_wrap=True)
-    shown.add_column("expected", justify="right", no_wrap=True)
-    shown.add_column("planned", justify="right", no_wrap=True)
-    if measured:
-        shown.add_column("generated", justify="right", no_wrap=True)
-    for name in ("funded", "price", "gap"):
+    for name, _ in columns:
         shown.add_column(name, justify="right", no_wrap=True)
-    if measured:
-        shown.add_column("s", justify="right", no_wrap=True)
-        shown.add_column("tokens/s", justify="right", no_wrap=True)
-    previous = None
+    previous: float | None = None
     for row in report.rows:
-        if previous is not None and row.fraction != previous:
-            shown.add_section() if not plain else shown.add_row()
-        cells = [f"{100 * row.fraction:g} %" if row.fraction != previous else "", row.policy]
+        begins = row.fraction != previous
+        if begins and previous is not None:
+            if plain:
+                shown.add_row()
+            else:
+                shown.add_section()
         previous = row.fraction
-        if measured:
-            cells.append(_interval(row.accuracy, row.low, row.high, ".1%"))
-            is_baseline = row.policy == "uniform"
-            cells.append(
-                "1" if is_baseline else _interval(row.ratio, row.ratio_low, row.ratio_high, ".2f")
-            )
-        cells += [f"{row.expected_accuracy:.1%}", f"{row.planned:,}"]
-        if measured:
-            cells.append(_number(row.generated, ","))
-        cells += [f"{row.funded:.0%}", _number(row.price, ".2e"), _number(row.gap, ".0e")]
-        if measured:
-            cells += [_number(row.seconds, ".1f"), _number(row.tokens_per_second, ",.0f")]
         best = row.policy == "dual" and not plain
-        shown.add_row(*cells, style="bold" if best else None)
+        shown.add_row(
+            f"{100 * row.fraction:g} %" if begins else "",
+            row.policy,
+            *(cell(row) for _, cell in columns),
+            style="bold" if best else None,
+        )
     return shown
 
 
@@ -180,10 +200,17 @@ def headline(report: Report) -> str:
     return f"With {100 * row.fraction:g} % of the tokens that are ample: {times}."
 
 
-def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    if value is None:
+def _percent(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
         return "-"
-    return f"{value:{form}} [{_number(low, form)}, {_number(high, form)}]".replace("%", "")
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _ratio(row: Row) -> str:
+    if row.policy == "uniform":
+        return "1"
+    limits = f"[{_number(row.ratio_low, '.2f')}, {_number(row.ratio_high, '.2f')}]"
+    return f"{_number(row.ratio, '.2f')} {limits}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 import clearopt as co
 from clearopt import plots
-from clearopt.confirmation.report import Report, Row, headline, installed_versions, table
+from clearopt.confirmation.report import Report, Row, headline, installed_versions, tables
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -34,15 +34,16 @@ def report():
     )  # fmt: skip
     return Report(
         rows=rows, queries=100, seed=0, model="reasoner", ample=20_000, ample_cap=200,
-        confirmed=True, complete=True, calibration={"summary": {"accuracy": 0.7}}, check="",
+        confirmed=True, complete=True, calibration={"summary": {"accuracy": 0.7}}, check=(),
         settings={},
     )  # fmt: skip
 
 
 def printed(report, **options):
-    console = Console(width=160, **options)
+    console = Console(**{"width": 160} | options)
     with console.capture() as captured:
-        console.print(table(report, plain=not options.get("force_terminal")))
+        for table in tables(report, width=console.width, plain=not options.get("force_terminal")):
+            console.print(table)
     return captured.get()
 
 
@@ -74,6 +75,16 @@ def test_the_table_is_plain_where_there_is_no_terminal(report):
     assert "1,997" in text
     assert "\x1b[" not in text
     assert "\x1b[1m" in printed(report, force_terminal=True, color_system="truecolor")
+
+
+@pytest.mark.parametrize("width", [80, 100, 129, 130, 200])
+def test_nothing_is_cut_off_at_any_width(report, width):
+    for options in ({}, {"force_terminal": True, "color_system": None}):
+        text = printed(report, width=width, **options)
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert max(map(len, text.splitlines())) <= width
+        for wanted in ("40.0 [36.0, 44.0]", "2.00 [1.60, 2.40]", "1,997", "tokens/s", "1e-07"):
+            assert wanted in text
 
 
 def test_plans_that_were_not_run_show_no_accuracy(report):
