@@ -278,6 +278,37 @@ class Expression:
             entrywise=self.entrywise,
         )
 
+    def apply_utility(self, family: Utility) -> Expression:
+        """What `family(self)` means: the vector of utilities of these queries."""
+        name = type(family).__name__
+        matrix = next(iter(self.linear.values())) if len(self.linear) == 1 else None
+        if (
+            matrix is None
+            or self.utilities
+            or self.constant.any()
+            or (np.diff(matrix.indptr) != 1).any()
+            or (matrix.data != 1).any()
+        ):
+            raise DeclarationError(
+                f"{name}(...)({self.text}): a utility applies to an Allocation or a part of it "
+                "such as tokens[mask], not to a computed expression; put factors into the "
+                "utility's parameters"
+            )
+        index = matrix.indices.astype(np.intp)
+        if np.unique(index).shape[0] != index.shape[0]:
+            raise DeclarationError(f"{name}(...)({self.text}): the same query is named twice")
+        m = index.shape[0]
+        atom = UtilityAtom(family, next(iter(self.linear)), index)
+        identity = sparse.csr_array((np.ones(m), np.arange(m), np.arange(m + 1)), shape=(m, m))
+        return Expression(
+            {},
+            {atom: identity},
+            np.zeros(m),
+            scalar=self.scalar,
+            text=f"{name}({self.text})",
+            entrywise=True,
+        )
+
     # ---------------------------------------------------------------- comparison
     def _compare(self, sense: Any, other: Any) -> Constraint:
         if isinstance(other, Expression):
@@ -373,43 +404,6 @@ class Allocation(Expression):
         super().__init__(
             {self: identity}, {}, np.zeros(n), scalar=False, text=self.name, entrywise=True
         )
-
-
-def apply_utility(family: Utility, tokens: Any) -> Expression:
-    """`family(tokens)`: the vector of utilities of an allocation, or of a part of one."""
-    name = type(family).__name__
-    if not isinstance(tokens, Expression):
-        raise DeclarationError(
-            f"{name}(...)(...): got {type(tokens).__name__}; a utility applies to an "
-            f"Allocation or a part of it; for the value at given numbers write "
-            f"{name}(...).value(tokens)"
-        )
-    plain = not tokens.utilities and len(tokens.linear) == 1 and not tokens.constant.any()
-    if plain:
-        allocation, matrix = next(iter(tokens.linear.items()))
-        one_each = (np.diff(matrix.indptr) == 1).all() and (matrix.data == 1).all()
-        if one_each:
-            index = matrix.indices.astype(np.intp)
-            if np.unique(index).shape[0] != index.shape[0]:
-                raise DeclarationError(f"{name}(...)({tokens.text}): the same query is named twice")
-            atom = UtilityAtom(family, allocation, index)
-            identity = sparse.csr_array(
-                (np.ones(index.shape[0]), np.arange(index.shape[0]), np.arange(index.shape[0] + 1)),
-                shape=(index.shape[0],) * 2,
-            )
-            text = f"{name}({tokens.text})"
-            return Expression(
-                {},
-                {atom: identity},
-                np.zeros(index.shape[0]),
-                scalar=tokens.scalar,
-                text=text,
-                entrywise=True,
-            )
-    raise DeclarationError(
-        f"{name}(...)({tokens.text}): a utility applies to an Allocation or a part of it such as "
-        "tokens[mask], not to a computed expression; put factors into the utility's parameters"
-    )
 
 
 def resolve_index(key: Any, length: int, text: str) -> tuple[NDArray[np.intp], bool]:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clearopt.errors import DeclarationError
 from clearopt.utilities.lambertw import namespace_of
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
@@ -76,9 +78,16 @@ class Utility(ABC):
 
     def __call__(self, tokens: Expression) -> Expression:
         """Apply to an allocation, or to a part of it: the vector of its queries' utilities."""
-        from clearopt.expressions import apply_utility  # the language sits above this module
-
-        return apply_utility(self, tokens)
+        # The expression knows how: this module lies below the language and does not import it.
+        apply: Callable[[Utility], Expression] | None = getattr(tokens, "apply_utility", None)
+        if apply is None:
+            name = type(self).__name__
+            raise DeclarationError(
+                f"{name}(...)(...): got {type(tokens).__name__}; a utility applies to an "
+                "Allocation or a part of it; for the value at given numbers write "
+                f"{name}(...).value(tokens)"
+            )
+        return apply(self)
 
     def __repr__(self) -> str:
         shown = ", ".join(

@@ -110,10 +110,11 @@ def lower(x: Any) -> Any:
 
 def _fritsch(w: Any, z: Any) -> Any:
     """One step of fourth order from `w`, given z = log(x / w) - w."""
+    # As published, q = 2 (1 + w) (1 + w + 2 z / 3) and w (1 + z / (1 + w) * (q - z) / (q - 2 z));
+    # divided through by 1 + w, so that no square can overflow.
     one_plus_w = 1.0 + w
-    q = 2.0 * one_plus_w * (one_plus_w + 2.0 / 3.0 * z)
-    # (q - z) / (q - 2 z), written so that an overflow of q to infinity gives 1 and not NaN
-    return w * (1.0 + z / one_plus_w * (1.0 + z / (q - 2.0 * z)))
+    r = z / one_plus_w
+    return w * (1.0 + r * (1.0 + r / (2.0 * (one_plus_w + 2.0 / 3.0 * z) - 2.0 * r)))
 
 
 _COEFFICIENTS = _branch_point_coefficients(_SERIES_TERMS)
