@@ -17,6 +17,7 @@ from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
 from clearopt.solvers.dual.one_row import OneRow, guess_price
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate
 from clearopt.solvers.dual.several_rows import SeveralRows, allocate, ascend, misses
+from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
 
@@ -65,11 +66,13 @@ class Dual(Backend):
             tolerance=options.tolerance,
             deadline=started + limit,
             nodes=nodes,
-            eager_nodes=64 if program.n <= 256 else 0,
+            eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
         one_row = program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
-        solve = _solve_one_row if one_row else _solve_several_rows
-        return finish(**solve(program, queries, limits))
+        if not one_row:
+            return finish(**_solve_several_rows(program, queries, limits))
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            return finish(**_solve_one_row(program, queries, limits, ticker))
 
 
 def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float]:
@@ -88,9 +91,11 @@ def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float
     return OneRow(queries, coefficient, budget, equality), sign
 
 
-def _solve_one_row(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
+def _solve_one_row(
+    program: Program, queries: Separable, limits: Limits, ticker: Ticker
+) -> dict[str, Any]:
     row, sign = one_row_program(program, queries)
-    outcome = BranchAndBound(row, limits, guess_price(row)).solve()
+    outcome = BranchAndBound(row, limits, guess_price(row), ticker).solve()
     tokens = None if outcome.tokens is None else restore(queries, outcome.tokens)
     return {
         "allocation": tokens,

@@ -27,6 +27,7 @@ from clearopt.solvers.dual.one_row import (
     spend_whole_tokens,
 )
 from clearopt.solvers.dual.separable import ROUNDING
+from clearopt.solvers.progress import Ticker
 from clearopt.validation import FloatArray
 
 EAGER_GAP = 1e-10
@@ -68,8 +69,9 @@ class _Node:
 class BranchAndBound:
     """One run; `solve` is called once."""
 
-    def __init__(self, row: OneRow, limits: Limits, start_price: float) -> None:
+    def __init__(self, row: OneRow, limits: Limits, start_price: float, ticker: Ticker) -> None:
         self.row = row
+        self.ticker = ticker
         self.limits = limits
         self.start_price = start_price
         self.lower, self.upper = row.queries.lower.copy(), row.queries.upper.copy()
@@ -127,6 +129,7 @@ class BranchAndBound:
                 if self.nodes >= self.limits.nodes:
                     stopped = "node limit"
                     break
+                self.ticker.tell(self.nodes, self.value, max(top, self.settled_bound))
                 node = heapq.heappop(heap)[2]
                 underway = node.bound
                 if node.bound <= self._target() or node.branch is None:
