@@ -86,10 +86,10 @@ class BranchAndBound:
 
     # ------------------------------------------------------------------ the run
     def solve(self) -> Outcome:
-        root = relax(self.row, self.lower, self.upper, start=self.start_price)
         self.nodes = 1
-        if not root.fits:
-            return Outcome(None, -math.inf, -math.inf, root.price, 1, 0, "infeasible")
+        if self.row.holds_nothing(self.lower, self.upper):
+            return Outcome(None, -math.inf, -math.inf, 0.0, 1, 0, "infeasible")
+        root = relax(self.row, self.lower, self.upper, start=self.start_price)
         self._improve(root, self.lower, self.upper)
         bound, stopped = root.bound, "closed"
         if not self._enough(bound):
@@ -149,10 +149,10 @@ class BranchAndBound:
         self.nodes += 1
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[self.core], upper[self.core] = core_lower, core_upper
-        relaxation = relax(self.row, lower, upper, start=price, cutoff=self._target())
-        if not relaxation.fits and relaxation.bound > self._target():
+        if self.row.holds_nothing(lower, upper):
             return None
-        if relaxation.bound <= self._target():
+        relaxation = relax(self.row, lower, upper, start=price, cutoff=self._target())
+        if relaxation.bound <= self._target() or not relaxation.fits:
             self.settled_bound = max(self.settled_bound, relaxation.bound)
             return None
         branch, point = self._improve(relaxation, lower, upper)
@@ -276,7 +276,6 @@ class BranchAndBound:
         row, queries = self.row, self.row.queries
         price = row.prices(relaxation.price)
         response = relaxation.at_price
-        assert response is not None
         gap = max(relaxation.bound - self.value, 0.0) * (1 + 1e-9)
         gap += 16 * ROUNDING * abs(relaxation.bound)
         threshold = response.gain - gap

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clearopt.solvers.dual.price_search import Bracket, search_price
 from clearopt.solvers.dual.separable import JAX_FROM, Separable, rigorous_sum
@@ -35,6 +34,14 @@ class OneRow:
         q = self.queries
         return math.fsum(q.weight * q.utility(tokens) - q.cost * tokens)
 
+    def holds_nothing(self, lower: FloatArray, upper: FloatArray) -> bool:
+        """Whether the box costs more than the budget even at its cheapest (proof of emptiness)."""
+        ends = self.coefficient * lower, self.coefficient * upper
+        least, most = float(np.minimum(*ends).sum()), float(np.maximum(*ends).sum())
+        slack = 1e-12 * max(abs(self.budget), float(np.abs(ends[0]).sum()))
+        too_little = self.equality and most < self.budget - slack
+        return least > self.budget + slack or too_little
+
     def prices(self, price: float) -> FloatArray:
         """What one token costs each query when the row has this price."""
         return self.queries.cost + price * self.coefficient
@@ -50,7 +57,7 @@ class Relaxation:
     under: FloatArray  # purchases that fit the budget
     over: FloatArray  # purchases just past it; equal to `under` where the budget is ample
     fits: bool  # False where no price makes demand fit: the box holds no feasible point
-    at_price: BestResponse | None
+    at_price: BestResponse  # what proves the bound
 
 
 def relax(
@@ -102,9 +109,7 @@ class Mixture:
     """An allocation that spends the budget; at most one query is left between its two versions."""
 
     tokens: FloatArray
-    jumping: NDArray[np.intp]  # in the order in which the budget reaches them
-    reached: int  # how many of them are bought in full
-    split: int | None  # the one bought in part
+    split: int | None  # the query bought in part
 
 
 def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
@@ -114,9 +119,8 @@ def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
     step = over - under
     room = row.budget - row.demand(under)
     total = math.fsum(row.coefficient * step)
-    nobody = np.zeros(0, dtype=np.intp)
     if room <= 0 or total <= 0:
-        return Mixture(under.copy(), nobody, 0, None)
+        return Mixture(under.copy(), None)
     share = min(room / total, 1.0)
     between = under + share * step
     low_value, high_value = queries.utility(under), queries.utility(over)
@@ -127,7 +131,7 @@ def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
     tokens = np.where(jumps, under, between)
     jumping = np.flatnonzero(jumps)
     if jumping.size == 0:
-        return Mixture(_fit(row, tokens, under), nobody, 0, None)
+        return Mixture(_fit(row, tokens, under), None)
     # All of them break even at this price; where they do not quite, the better bargain is first.
     charge = row.coefficient[jumping] * step[jumping]
     profit = queries.weight[jumping] * (high_value - low_value)[jumping]
@@ -148,7 +152,7 @@ def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
         if queries.integer is not None and queries.integer[split]:
             part = math.floor(part) if step[split] > 0 else math.ceil(part)
         tokens[split] = part
-    return Mixture(_fit(row, tokens, under), jumping, reached, split)
+    return Mixture(_fit(row, tokens, under), split)
 
 
 def _fit(row: OneRow, tokens: FloatArray, under: FloatArray) -> FloatArray:

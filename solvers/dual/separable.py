@@ -38,14 +38,6 @@ class Family:
     part: slice
 
 
-@dataclass(frozen=True)
-class Total:
-    """Sums over all queries at given prices, and a margin that covers their rounding errors."""
-
-    gain: float
-    demand: float
-
-
 @dataclass(frozen=True, eq=False)
 class Separable:
     """Arrays of shape (n,) in the reordered queries; `order[k]` is the query at position k."""
