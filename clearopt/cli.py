@@ -62,14 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
     confirm.set_defaults(run=_confirm)
     add = confirm.add_argument
     quiet = argparse.SUPPRESS  # as a default: not given, then the setting's own default holds
-    add("--quick", action="store_true", help="fewer queries, for a first look (under 2 minutes)")
+    add("--quick", action="store_true", help="fewer queries, for a first look (a minute or two)")
     add("--queries", type=int, default=quiet, help="evaluation queries (500; quick: 200)")
     add("--calibration", type=int, default=quiet, help="calibration queries (300; quick: 200)")
     add("--samples", type=int, default=quiet, help="rollouts a calibration query (4; quick: 3)")
     add("--fractions", type=_fractions, default=quiet, metavar="F,F,...",
         help="budgets as shares of ample (0.1,0.2,0.4,0.8)")  # fmt: skip
     add("--policies", type=_names, default=quiet, metavar="P,P,...",
-        help="who shares the budget out (uniform,time-share,price,dual)")  # fmt: skip
+        help="who shares the budget out (uniform,time-share,price,dual); uniform, the baseline, "
+        "is always among them")  # fmt: skip
     add("--seed", type=int, default=quiet, help="of tasks, answers and intervals (0)")
     add("--model", default=quiet, metavar="MODEL",
         help="reasoner (shipped), smollm2, a folder, or a name on the hub (reasoner)")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -183,6 +183,11 @@ def compare(
         )
     if isinstance(solvers, str | Backend):
         solvers = (solvers,)
+    if not isinstance(solvers, Iterable):
+        raise DeclarationError(
+            f"compare: solvers = {solvers!r}: give names or back-ends, e.g. ('dual', 'scip')"
+        )
+    solvers = tuple(solvers)
     if not solvers:
         raise DeclarationError(
             "compare: solvers is empty; name at least one, e.g. ('dual', 'scip')"

@@ -85,7 +85,7 @@ class Expression:
     __hash__ = object.__hash__
 
     # ---------------------------------------------------------------- algebra
-    def _map(
+    def mapped_by(
         self,
         matrix: sparse.csr_array,
         *,
@@ -108,7 +108,7 @@ class Expression:
     def _stretched(self, length: int) -> Expression:
         """A scalar repeated to a vector of `length`."""
         ones = sparse.csr_array(np.ones((length, 1)))
-        return self._map(ones, scalar=False, text=self.text, entrywise=self.entrywise)
+        return self.mapped_by(ones, scalar=False, text=self.text, entrywise=self.entrywise)
 
     def _plus(self, other: Expression, text: str) -> Expression:
         """The sum of two expressions; `text` is what the user wrote."""
@@ -194,7 +194,7 @@ class Expression:
         diagonal = sparse.csr_array(
             (value, np.arange(self.length), np.arange(self.length + 1)), shape=(self.length,) * 2
         )
-        return self._map(
+        return self.mapped_by(
             diagonal,
             scalar=self.scalar,
             text=f"{_number_text(value)} * {_bracketed(self.text)}",
@@ -254,7 +254,7 @@ class Expression:
             raise DeclarationError(
                 f"A @ {self.text}: A[{place}] = {rows.data[at].item()!r}: must be finite"
             )
-        return self._map(rows, scalar=scalar, text=f"A @ {_bracketed(self.text)}")
+        return self.mapped_by(rows, scalar=scalar, text=f"A @ {_bracketed(self.text)}")
 
     def __matmul__(self, matrix: Any) -> Expression:
         if isinstance(matrix, Expression):
@@ -270,7 +270,7 @@ class Expression:
             shape=(index.shape[0], self.length),
         )
         labels = None if self.labels is None else tuple(self.labels[i] for i in index)
-        return self._map(
+        return self.mapped_by(
             selection,
             scalar=one,
             text=f"{_bracketed(self.text)}[{index[0] if one else '...'}]",

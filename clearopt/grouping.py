@@ -43,13 +43,13 @@ def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
     if by is None:
         factor = 1.0 / length if mean else 1.0
         row = sparse.csr_array(np.full((1, length), factor))
-        return expression._map(row, scalar=True, text=f"{name}({expression.text})")
+        return expression.mapped_by(row, scalar=True, text=f"{name}({expression.text})")
     group, labels = factorize(by, length, f"co.{name}({expression.text}, by=...)")
     sizes = np.bincount(group, minlength=len(labels))
     factors = 1.0 / sizes[group] if mean else np.ones(length)
     matrix = sparse.csr_array((factors, (group, np.arange(length))), shape=(len(labels), length))
     text = f"{name}({expression.text}, by=[{len(labels)} groups])"
-    return expression._map(matrix, scalar=False, text=text, labels=labels)
+    return expression.mapped_by(matrix, scalar=False, text=text, labels=labels)
 
 
 def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:

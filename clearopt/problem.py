@@ -56,6 +56,11 @@ class Problem:
                 f"Problem({type(objective).__name__}, ...): the objective comes first, "
                 "as co.Maximize(...)"
             )
+        if not isinstance(constraints, Constraint | Iterable):
+            raise DeclarationError(
+                f"Problem(..., {constraints!r}): constraints is a list of comparisons such as "
+                "[co.sum(tokens) <= 4000], or left out"
+            )
         given = [constraints] if isinstance(constraints, Constraint) else list(constraints)
         for position, constraint in enumerate(given):
             if not isinstance(constraint, Constraint):
@@ -106,6 +111,8 @@ class Problem:
 
     def value_of(self, allocation: Allocation, solution: Solution) -> FloatArray:
         """The part of `solution.allocation` that belongs to one of several allocations."""
+        if not isinstance(solution, Solution) or solution.program is not self.program:
+            raise DeclarationError("value_of: the solution is not one of this problem")
         start = 0
         for candidate in self.allocations:
             if candidate is allocation:
@@ -115,7 +122,8 @@ class Problem:
                     )
                 return solution.allocation[start : start + allocation.length]
             start += candidate.length
-        raise DeclarationError(f"{allocation.text} is not part of this problem")
+        name = allocation.text if isinstance(allocation, Allocation) else repr(allocation)
+        raise DeclarationError(f"value_of: {name} is not part of this problem")
 
     @cached_property
     def size(self) -> str:

@@ -15,6 +15,7 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.pyomo_model import build_model
 from clearopt.solvers.relaxation import is_unbounded_direction
 from clearopt.solvers.repair import repair
+from clearopt.solvers.scaling import scaled
 from clearopt.validation import FloatArray
 
 # SCIP works to tolerances: an allocation may miss a row by _FEASIBILITY, relatively, and claim an
@@ -42,17 +43,18 @@ class Scip(Backend):
         started = time.perf_counter()
         if is_unbounded_direction(program):
             return _unbounded(program, started)
-        model = build_model(program)
+        own = scaled(program)
+        model = build_model(own.program)
         spent = time.perf_counter() - started
         results = _run(model, options, spent)
         condition = results.termination_condition.name
-        tokens = _tokens(program, model, results)
+        tokens = _tokens(own.program, model, results)
         if tokens is not None:
-            tokens = repair(program, tokens, time_limit=options.time_limit)
+            tokens = repair(program, own.restore(tokens), time_limit=options.time_limit)
         claimed = results.objective_bound
         bound = math.inf if claimed is None else float(claimed)
         if math.isfinite(bound):
-            bound += _BOUND_MARGIN * max(abs(bound), abs(results.incumbent_objective or 0.0))
+            bound = own.bound(bound, _BOUND_MARGIN)
         # Every variable of the model that earns anything is bounded, so it cannot be unbounded.
         infeasible = condition in ("provenInfeasible", "infeasibleOrUnbounded")
         return make_solution(

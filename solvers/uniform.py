@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from clearopt.assemble import make_solution
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, SolveOptions
+from clearopt.solvers.relaxation import implied_bounds
 from clearopt.validation import FloatArray
 
 
@@ -23,7 +25,13 @@ class Uniform(Backend):
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         started = time.perf_counter()
-        tokens = common_cap(program)
+        lower, upper = implied_bounds(program)
+        message = "no common cap satisfies every row"
+        tokens = None
+        if np.isinf(upper).any():
+            message = "a query has no upper bound, and none follows from the rows"
+        else:
+            tokens = common_cap(replace(program, lower=lower, upper=upper))
         return make_solution(
             program,
             solver=self.name,
@@ -31,12 +39,15 @@ class Uniform(Backend):
             allocation=tokens,
             tolerance=options.tolerance,
             certifies=False,
-            message="" if tokens is not None else "no common cap satisfies every row",
+            message="" if tokens is not None else message,
         )
 
 
 def common_cap(program: Program) -> FloatArray | None:
-    """The allocation under the largest common cap that meets every <= row, or None."""
+    """The allocation under the largest common cap that meets every <= row, or None.
+
+    Upper bounds must be finite.
+    """
 
     def under(cap: float) -> FloatArray:
         tokens = np.clip(cap, program.lower, program.upper)
@@ -48,11 +59,7 @@ def common_cap(program: Program) -> FloatArray | None:
     def fits(cap: float) -> bool:
         return bool(np.all(rows @ under(cap) <= budgets))
 
-    finite = program.upper[np.isfinite(program.upper)]
-    high = max(float(finite.max()) if finite.size else 1.0, 1.0)
-    if not finite.size or finite.size < program.n:
-        while fits(high) and high < 1e18:
-            high *= 2.0
+    high = float(program.upper.max())
     if fits(high):
         return under(high)
     low = float(program.lower.min())

@@ -138,6 +138,10 @@ class Utility(ABC):
         """(excess, slope) where the line from the origin, 0 tokens and U = 0, touches the curve."""
 
     @abstractmethod
+    def in_units(self, tokens: Any, accuracy: float) -> Self:
+        """The same members where 1 stands for `tokens` tokens, (m,), and `accuracy`."""
+
+    @abstractmethod
     def expression(self, excess: Any, exp: Any, member: int) -> Any:
         """U of one member as an algebraic expression of `excess`, for modelling languages.
 
@@ -258,6 +262,8 @@ def _array(value: ArrayLike) -> Any:
 
 def _short(value: Any) -> str:
     array = np.asarray(value)
+    if array.size == 0:
+        return "[]"
     if array.ndim == 0 or array.size == 1 or (array == array.flat[0]).all():
         return f"{array.flat[0]:g}"
     return f"[{array.min():g} .. {array.max():g}]"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,6 +85,11 @@ class _Surge(Utility):
     @property
     def origin(self) -> Any:
         return self.threshold
+
+    def in_units(self, tokens: Any, accuracy: float) -> Self:
+        return self.from_parameters(
+            self.scale / accuracy, self.threshold / tokens, self.rate * tokens
+        )
 
     def _scaled(self, excess: Any) -> Any:
         """y = rate * excess, kept where e^-y is still a number."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clearopt.assemble import make_solution
 from clearopt.errors import DeclarationError
@@ -14,7 +15,7 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
-from clearopt.solvers.dual.one_row import OneRow, guess_price
+from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate
 from clearopt.solvers.dual.several_rows import SeveralRows, allocate, ascend, misses
 from clearopt.solvers.progress import Ticker
@@ -97,16 +98,36 @@ def _solve_one_row(
     row, sign = one_row_program(program, queries)
     outcome = BranchAndBound(row, limits, guess_price(row), ticker).solve()
     tokens = None if outcome.tokens is None else restore(queries, outcome.tokens)
+    price = _declared_price(program, queries, row, outcome.price)
     return {
         "allocation": tokens,
         "bound": program.offset + outcome.bound,
-        "row_prices": np.array([sign * outcome.price])[: program.rows.shape[0]],
+        "row_prices": np.array([sign * price])[: program.rows.shape[0]],
         "infeasible": outcome.stopped == "infeasible",
         "message": ""
         if outcome.stopped in ("closed", "infeasible")
         else f"stopped at the {outcome.stopped}",
         "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
     }
+
+
+def _declared_price(program: Program, queries: Separable, row: OneRow, price: float) -> float:
+    """The row's price over the bounds as declared.
+
+    The bounds searched over take from the row what it implies for single queries; where they are
+    tighter for it, their price is that of another problem (0 where they alone keep the budget).
+    """
+    lower, upper = program.lower[queries.order], program.upper[queries.order]
+    enough = np.maximum(queries.saturation, queries.upper)
+    upper = np.where(np.isinf(upper), enough, upper)
+    if queries.integer is not None:
+        lower = np.where(queries.integer, np.ceil(lower), lower)
+        upper = np.where(queries.integer, np.floor(upper), upper)
+    slack = 1e-9 * np.maximum(1.0, upper)
+    as_declared = (queries.upper >= upper - slack).all() and (queries.lower <= lower + slack).all()
+    if as_declared and (row.coefficient >= 0).all() and not row.equality:
+        return price
+    return relax(row, lower, upper, start=price if price > 0 else guess_price(row)).price
 
 
 def _solve_several_rows(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
@@ -122,7 +143,7 @@ def _solve_several_rows(program: Program, queries: Separable, limits: Limits) ->
     late = time.perf_counter() > limits.deadline
     missed = misses(problem) if tokens is None else None
     if missed is not None:
-        return {"allocation": None, "infeasible": True, "message": _conflict(program, missed)}
+        return {"allocation": None, "infeasible": True, "message": _conflict(program, *missed)}
     return {
         "allocation": None if tokens is None else restore(queries, tokens),
         "bound": program.offset + ascent.bound,
@@ -133,14 +154,19 @@ def _solve_several_rows(program: Program, queries: Separable, limits: Limits) ->
     }
 
 
-def _conflict(program: Program, missed: FloatArray) -> str:
-    """Which constraints conflict: those that the allocation nearest to them all still misses."""
-    parts = [
+def _conflict(program: Program, missed: FloatArray, part: NDArray[np.bool_]) -> str:
+    """Which constraints conflict, and by how much the nearest allocation misses them."""
+    rows = [group for group in program.constraints if group.kind == "row"]
+    names = [repr(group.name) for group in rows if part[group.rows].any()]
+    misses = [
         f"{group.name!r} by {missed[group.rows].sum():.6g}"
-        for group in program.constraints
-        if group.kind == "row" and missed[group.rows].sum() > 0
+        for group in rows
+        if missed[group.rows].sum() > 0
     ]
-    return f"the rows conflict: whatever the allocation, it misses {' and '.join(parts)} at least"
+    return (
+        f"{' and '.join(names)} conflict: the allocation nearest to them all misses "
+        f"{' and '.join(misses)}"
+    )
 
 
 def _guess_rows(problem: SeveralRows) -> float:

@@ -87,6 +87,7 @@ class BranchAndBound:
     # ------------------------------------------------------------------ the run
     def solve(self) -> Outcome:
         self.nodes = 1
+        self.lower, self.upper = self.row.propagate(self.lower, self.upper)
         if self.row.holds_nothing(self.lower, self.upper):
             return Outcome(None, -math.inf, -math.inf, 0.0, 1, 0, "infeasible")
         root = relax(self.row, self.lower, self.upper, start=self.start_price)
@@ -94,6 +95,9 @@ class BranchAndBound:
         bound, stopped = root.bound, "closed"
         if not self._enough(bound):
             bound, stopped = self._search(root)
+        whole = self.row.queries.integer
+        if self.best is None and stopped == "closed" and whole is not None and whole.all():
+            stopped = "infeasible"  # every whole allocation was ruled out
         bound = max(bound, self.value)
         return Outcome(
             self._lean(), self.value, bound, root.price, self.nodes, int(self.core.size), stopped
@@ -101,13 +105,12 @@ class BranchAndBound:
 
     def _search(self, root: Relaxation) -> tuple[float, str]:
         self.lower, self.upper = self._shrink(root, self.lower, self.upper)
-        bend = self.row.queries.inflection
-        open_ = (self.lower < self.upper) & (self.lower < bend)
+        # Closed are the queries whose utility is concave on their whole box, at prices that cannot
+        # push them past the peak, where it would not be.
+        concave = (self.lower >= self.row.queries.inflection) & self.free_disposal
         if self.row.queries.integer is not None:
-            open_ |= (self.lower < self.upper) & self.row.queries.integer
-        if not open_.any():  # e.g. an equality row far past every peak
-            open_ = self.lower < self.upper
-        self.core = np.flatnonzero(open_)
+            concave &= ~self.row.queries.integer
+        self.core = np.flatnonzero((self.lower < self.upper) & ~concave)
         self.symmetry = _identical(self.row, self.core, self.lower, self.upper)
         serial = itertools.count()
         heap: list[tuple[float, int, _Node]] = []
@@ -149,6 +152,7 @@ class BranchAndBound:
         self.nodes += 1
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[self.core], upper[self.core] = core_lower, core_upper
+        lower, upper = self.row.propagate(lower, upper)
         if self.row.holds_nothing(lower, upper):
             return None
         relaxation = relax(self.row, lower, upper, start=price, cutoff=self._target())
@@ -163,7 +167,12 @@ class BranchAndBound:
         if (lower > upper).any():
             self.settled_bound = max(self.settled_bound, self.value)
             return None
-        if branch is not None and not lower[branch] <= point <= upper[branch]:
+        if branch is None or not lower[branch] < upper[branch]:
+            branch = self._widest(lower, upper)
+            point = 0.5 * (lower[branch] + upper[branch]) if branch is not None else 0.0
+            whole = self.row.queries.integer
+            point = math.floor(point) if whole is not None and whole[branch] else point
+        elif not lower[branch] <= point < upper[branch]:
             # Shrinking has cut the branching point off: bound the smaller box first.
             return self._node(lower[self.core], upper[self.core], relaxation.price)
         return _Node(
@@ -174,6 +183,15 @@ class BranchAndBound:
             branch,
             point,
         )
+
+    def _widest(self, lower: FloatArray, upper: FloatArray) -> int | None:
+        """The query to halve where the mixture points at none: the widest, relative to its root."""
+        if not self.core.size:
+            return None
+        root = np.maximum(self.upper[self.core] - self.lower[self.core], 1e-300)
+        width = (upper[self.core] - lower[self.core]) / root
+        k = int(np.argmax(width))
+        return int(self.core[k]) if width[k] > 1e-13 else None
 
     def _improve(
         self, relaxation: Relaxation, lower: FloatArray, upper: FloatArray
@@ -255,6 +273,8 @@ class BranchAndBound:
         return self.value + 4 * ROUNDING * abs(self.value)
 
     def _enough(self, bound: float) -> bool:
+        if self.best is None:
+            return False
         difference = bound - self.value
         size = max(abs(bound), abs(self.value))
         if difference <= 4 * ROUNDING * size:

@@ -36,11 +36,37 @@ class OneRow:
 
     def holds_nothing(self, lower: FloatArray, upper: FloatArray) -> bool:
         """Whether the box costs more than the budget even at its cheapest (proof of emptiness)."""
+        if (lower > upper).any():
+            return True
         ends = self.coefficient * lower, self.coefficient * upper
         least, most = float(np.minimum(*ends).sum()), float(np.maximum(*ends).sum())
         slack = 1e-12 * max(abs(self.budget), float(np.abs(ends[0]).sum()))
         too_little = self.equality and most < self.budget - slack
         return least > self.budget + slack or too_little
+
+    def propagate(self, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The box without the amounts that the row rules out, whatever the other queries do."""
+        a = self.coefficient
+        used = a != 0
+        safe = np.where(used, a, 1.0)
+        least = np.minimum(a * lower, a * upper)
+        # The slack keeps what rounding of the sums might otherwise cut off.
+        slack = 1e-12 * max(abs(self.budget), float(np.abs(least).sum()))
+        limit = (self.budget + slack - (float(least.sum()) - least)) / safe
+        high = np.where(used & (a > 0), np.minimum(upper, limit), upper)
+        low = np.where(used & (a < 0), np.maximum(lower, limit), lower)
+        if self.equality:
+            most = np.maximum(a * lower, a * upper)
+            limit = (self.budget - slack - (float(most.sum()) - most)) / safe
+            low = np.where(used & (a > 0), np.maximum(low, limit), low)
+            high = np.where(used & (a < 0), np.minimum(high, limit), high)
+        whole = self.queries.integer
+        if whole is not None:
+            low = np.where(whole, np.ceil(low - 1e-9), low)
+            high = np.where(whole, np.floor(high + 1e-9), high)
+        # Where the two cross by rounding alone a point is left; by more, the row cannot be met.
+        close = (low > high) & (low - high <= 1e-9 * np.maximum(1.0, np.abs(high)))
+        return np.where(close, high, low), high
 
     def prices(self, price: float) -> FloatArray:
         """What one token costs each query when the row has this price."""

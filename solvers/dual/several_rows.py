@@ -147,8 +147,9 @@ def ascend(problem: SeveralRows, start: float, deadline: float) -> Ascent:
     )
 
 
-def misses(problem: SeveralRows) -> FloatArray | None:
-    """By how much each row is missed by the allocation that misses least, or None if none is.
+def misses(problem: SeveralRows) -> tuple[FloatArray, NDArray[np.bool_]] | None:
+    """By how much each row (K,) is missed by the allocation that misses least, and which rows
+    have a part in it; None if no row is missed.
 
     A linear program over the bounds alone: whole tokens and floors are left out, so that a miss
     proves the program infeasible, and no miss proves nothing.
@@ -177,7 +178,9 @@ def misses(problem: SeveralRows) -> FloatArray | None:
     )
     if answer.x is None or answer.fun <= 1e-7:
         return None
-    return np.asarray(answer.x[queries.n :] * scale)
+    part = np.abs(answer.ineqlin.marginals[:k]) > 1e-9
+    part[problem.equality] |= np.abs(answer.ineqlin.marginals[k:]) > 1e-9
+    return np.asarray(answer.x[queries.n :] * scale), part
 
 
 def drop_to_fit(problem: SeveralRows, ascent: Ascent) -> FloatArray | None:

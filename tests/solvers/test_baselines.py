@@ -169,3 +169,14 @@ def test_without_any_bound_time_share_says_so() -> None:
     solution = paid.solve("time-share")
     assert solution.status == "unknown"
     assert "no upper bound" in solution.message
+
+
+def test_a_uniform_cap_stops_where_tokens_stop_helping() -> None:
+    tokens = co.Allocation(3)
+    utility = co.CumulativeSurge(0.9, 50.0, 0.1)(tokens)
+    endless = co.Problem(co.Maximize(co.sum(utility) - 0.001 * co.sum(tokens)))
+    solution = endless.solve(solver="uniform")
+    assert solution.allocation is not None
+    assert solution.allocation.max() < 1000
+    paid = co.Problem(co.Maximize(co.sum(utility) + 0.001 * co.sum(tokens)))
+    assert paid.solve(solver="uniform").status == "unknown"

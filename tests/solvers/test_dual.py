@@ -219,6 +219,80 @@ def test_rows_that_ask_for_more_than_anyone_wants(sense: str) -> None:
     assert solution.prices["row"] <= 0  # more on the right-hand side would hurt
 
 
+SURGE, DECAY = co.CumulativeSurge, co.ShiftedSurge
+
+
+@pytest.mark.parametrize(
+    ("bounds", "utility", "row", "best"),
+    [
+        ({"upper": [28, 31]}, DECAY([0.3, 0.5], [11, 13], [0.2, 1]),
+         lambda t: t[1] - t[0] >= 3, 0.529485701642462),
+        ({"upper": [9, 39, 35]}, DECAY([0.9, 0.9, 0.5], [11, 2, 11], [1, 2, 1]),
+         lambda t: t[0] + t[1] - t[2] >= 24, 0.5),
+        ({"upper": [40.0]}, DECAY([0.9], [5], [0.5]),
+         lambda t: co.sum(t) == 20, 0.0101482145525993),
+        ({"upper": [16.0, 16.0]}, SURGE([1.0, 0.6], [8, 9], 1.0),
+         lambda t: t[0] - t[1] == 10, 1 - 9 * np.exp(-8)),
+        ({"lower": [3, 0, 1, 3], "upper": [5, 29, 2, 32], "integer": True},
+         SURGE([0.7, 0.5, 0.9, 0.6], [10, 10, 4, 2], [0.1, 8, 0.06, 2.7]),
+         lambda t: np.array([1, 3, 0, 0]) @ t == 6, 0.6),
+        ({"lower": [3, 1, 1], "upper": [26, 23, 12], "integer": True}, DECAY(0.27, 11.3, 6.0),
+         lambda t: co.sum(t) == 58, 0.0462243393114675),
+    ],
+)  # fmt: skip
+def test_rows_that_push_past_the_peak_are_certified(
+    bounds: dict, utility: co.Utility, row: object, best: float
+) -> None:
+    tokens = co.Allocation(len(bounds["upper"]), **bounds)
+    solution = co.Problem(co.Maximize(co.sum(utility(tokens))), [row(tokens)]).solve(time_limit=20)
+    assert solution.status == "optimal", solution.summary()
+    assert solution.objective == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equality_and_mixed_signs_against_enumeration(seed: int) -> None:
+    rng = np.random.default_rng([9, seed])
+    n = int(rng.integers(1, 4))
+    lower = rng.integers(0, 4, n)
+    upper = lower + rng.integers(0, 14, n)
+    coefficient = rng.integers(-2, 4, n)
+    kind = FAMILIES[seed % 2]
+    utility = kind(rng.uniform(0.1, 1, n), rng.uniform(0, 9, n), 10 ** rng.uniform(-1, 0.5, n))
+    grid = np.stack(np.meshgrid(*map(np.arange, lower, upper + 1), indexing="ij"), -1)
+    grid = grid.reshape(-1, n).astype(float)
+    level = float(np.median(grid @ coefficient))
+    sense = ("==", ">=", "<=")[seed % 3]
+    tokens = co.Allocation(n, lower=lower, upper=upper, integer=True)
+    total = coefficient @ tokens
+    row = total == level if sense == "==" else total >= level if sense == ">=" else total <= level
+    solution = co.Problem(co.Maximize(co.sum(utility(tokens))), [row]).solve(time_limit=20)
+    used = grid @ coefficient
+    meets = {"==": used == level, ">=": used >= level, "<=": used <= level}[sense]
+    if not meets.any():
+        assert solution.status == "infeasible", solution.summary()
+        return
+    best = max(utility.value(point).sum() for point in grid[meets])
+    assert solution.status == "optimal", solution.summary()
+    assert solution.objective == pytest.approx(best, rel=1e-9, abs=1e-300)
+    assert solution.bound >= best * (1 - 1e-13)
+
+
+def test_a_sum_that_no_whole_tokens_reach_is_infeasible() -> None:
+    tokens = co.Allocation(2, upper=10, integer=True)
+    utility = co.CumulativeSurge(0.9, 5.0, 0.5)(tokens)
+    problem = co.Problem(co.Maximize(co.sum(utility)), [2 * co.sum(tokens) == 7])
+    assert problem.solve().status == "infeasible"
+
+
+def test_the_price_is_that_of_the_declared_problem() -> None:
+    # One query, all of the budget: what its row implies as a bound must not hide the price.
+    tokens = co.Allocation(1, upper=10)
+    family = co.CumulativeSurge(scale=0.5, threshold=1, rate=1.0)
+    row = (co.sum(tokens) <= 5).named("budget")
+    solution = co.Problem(co.Maximize(co.sum(family(tokens))), [row]).solve()
+    assert solution.prices["budget"] == pytest.approx(float(family.marginal(5.0)), rel=1e-6)
+
+
 # ---------------------------------------------------------------- prices and marginal values
 def test_marginal_value_is_the_slope_with_the_funded_set_as_it_is() -> None:
     rng = np.random.default_rng(11)
@@ -333,7 +407,7 @@ def test_conflicting_rows_are_infeasible_and_named() -> None:
     assert solution.status == "infeasible"
     assert solution.allocation is None
     assert "conflict" in solution.message
-    assert "promise" in solution.message or "budget" in solution.message
+    assert "'promise' and 'budget' conflict" in solution.message
     assert "by 10" in solution.message
 
 
