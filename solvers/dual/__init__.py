@@ -29,7 +29,7 @@ class Dual(Backend):
     """Exact for one row: price search, variable fixing, branch and bound, certificate.
 
     Own options:
-        node_limit: branch-and-bound nodes at most (default 100 000).
+        node_limit: branch-and-bound nodes at most (default 20 000).
         engine: "auto" (JAX from some thousand queries on), "jax" or "numpy".
     """
 
@@ -45,7 +45,7 @@ class Dual(Backend):
         engine = options.extra.get("engine", "auto")
         if engine not in ("auto", "jax", "numpy"):
             raise DeclarationError(f"engine = {engine!r}: must be 'auto', 'jax' or 'numpy'")
-        nodes = options.extra.get("node_limit", 100_000)
+        nodes = options.extra.get("node_limit", 20_000)
         if not isinstance(nodes, int) or nodes < 1:
             raise DeclarationError(f"node_limit = {nodes!r}: must be a whole number, at least 1")
 

@@ -99,6 +99,8 @@ class BranchAndBound:
         if self.best is None and stopped == "closed" and whole is not None and whole.all():
             stopped = "infeasible"  # every whole allocation was ruled out
         bound = max(bound, self.value)
+        if stopped == "closed" and not self._within_tolerance(bound):
+            stopped = "resolution of tokens as floating-point numbers"
         return Outcome(
             self._lean(), self.value, bound, root.price, self.nodes, int(self.core.size), stopped
         )
@@ -168,10 +170,13 @@ class BranchAndBound:
             self.settled_bound = max(self.settled_bound, self.value)
             return None
         if branch is None or not lower[branch] < upper[branch]:
-            branch = self._widest(lower, upper)
-            point = 0.5 * (lower[branch] + upper[branch]) if branch is not None else 0.0
-            whole = self.row.queries.integer
-            point = math.floor(point) if whole is not None and whole[branch] else point
+            # Where less is always allowed a mixture without a jump leaves no gap but that of
+            # rounding; elsewhere it may, and boxes are halved.
+            branch = None if self.free_disposal.all() else self._widest(lower, upper)
+            if branch is not None:
+                point = 0.5 * float(lower[branch] + upper[branch])
+                whole = self.row.queries.integer
+                point = float(math.floor(point)) if whole is not None and whole[branch] else point
         elif not lower[branch] <= point < upper[branch]:
             # Shrinking has cut the branching point off: bound the smaller box first.
             return self._node(lower[self.core], upper[self.core], relaxation.price)
@@ -271,6 +276,10 @@ class BranchAndBound:
     def _target(self) -> float:
         """Bounds up to here are of no further interest: equal to the incumbent but for rounding."""
         return self.value + 4 * ROUNDING * abs(self.value)
+
+    def _within_tolerance(self, bound: float) -> bool:
+        size = max(abs(bound), abs(self.value))
+        return bound - self.value <= max(self.limits.tolerance, 4 * ROUNDING) * size
 
     def _enough(self, bound: float) -> bool:
         if self.best is None:
