@@ -31,7 +31,9 @@ class Uniform(Backend):
         if np.isinf(upper).any():
             message = "a query has no upper bound, and none follows from the rows"
         else:
-            tokens = common_cap(replace(program, lower=lower, upper=upper))
+            # Declared bounds stand: a cap for all knows nothing of the utilities.
+            declared = np.where(np.isinf(program.upper), upper, program.upper)
+            tokens = common_cap(replace(program, lower=lower, upper=declared))
         return make_solution(
             program,
             solver=self.name,
