@@ -13,9 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clearopt.allocation import Allocation
     from clearopt.comparison import Comparison
     from clearopt.comparison import compare as compare
-    from clearopt.constraints import Constraint
+    from clearopt.constraints import Choice, Constraint
+    from clearopt.constraints import at_most_one as at_most_one
     from clearopt.errors import (
         ClearoptError,
         DeclarationError,
@@ -25,63 +27,112 @@ if TYPE_CHECKING:
         UnknownSolverError,
         UnsupportedProblemError,
     )
-    from clearopt.expressions import Allocation, Expression
+    from clearopt.expressions import Expression
+    from clearopt.files import load as load
+    from clearopt.files import save as save
     from clearopt.grouping import mean as mean
     from clearopt.grouping import sum_ as sum
-    from clearopt.problem import Maximize, Problem
+    from clearopt.parameters import Parameter
+    from clearopt.problem import Maximize, Minimize, Problem
     from clearopt.program import Program
     from clearopt.solution import Solution
     from clearopt.solvers import Backend
     from clearopt.solvers import available_solvers as solvers
-    from clearopt.utilities import CumulativeSurge, ShiftedSurge, Utility
+    from clearopt.utilities import (
+        BestOfN,
+        CostCurve,
+        CumulativeSurge,
+        ExpectedTokens,
+        Hill,
+        Logistic,
+        Quadratic,
+        SaturatingExponential,
+        ShiftedSurge,
+        Sigmoidal,
+        Tabulated,
+        Triangular,
+        Utility,
+    )
 
 _HOME = {
-    "Allocation": "expressions",
+    "Allocation": "allocation",
     "Backend": "solvers",
+    "BestOfN": "utilities",
+    "Choice": "constraints",
     "ClearoptError": "errors",
     "Comparison": "comparison",
     "Constraint": "constraints",
+    "CostCurve": "utilities",
     "CumulativeSurge": "utilities",
     "DeclarationError": "errors",
+    "ExpectedTokens": "utilities",
     "Expression": "expressions",
+    "Hill": "utilities",
+    "Logistic": "utilities",
     "Maximize": "problem",
+    "Minimize": "problem",
     "MissingExtraError": "errors",
+    "Parameter": "parameters",
     "Problem": "problem",
     "Program": "program",
+    "Quadratic": "utilities",
+    "SaturatingExponential": "utilities",
     "ScaleWarning": "errors",
     "ShiftedSurge": "utilities",
+    "Sigmoidal": "utilities",
     "Solution": "solution",
     "SolverNotInstalledError": "errors",
+    "Tabulated": "utilities",
+    "Triangular": "utilities",
     "UnknownSolverError": "errors",
     "UnsupportedProblemError": "errors",
     "Utility": "utilities",
+    "at_most_one": "constraints",
     "compare": "comparison",
+    "load": "files",
     "mean": "grouping",
+    "save": "files",
     "sum": "grouping:sum_",
 }
 
 __all__ = [
     "Allocation",
     "Backend",
+    "BestOfN",
+    "Choice",
     "ClearoptError",
     "Comparison",
     "Constraint",
+    "CostCurve",
     "CumulativeSurge",
     "DeclarationError",
+    "ExpectedTokens",
     "Expression",
+    "Hill",
+    "Logistic",
     "Maximize",
+    "Minimize",
     "MissingExtraError",
+    "Parameter",
     "Problem",
     "Program",
+    "Quadratic",
+    "SaturatingExponential",
     "ScaleWarning",
     "ShiftedSurge",
+    "Sigmoidal",
     "Solution",
     "SolverNotInstalledError",
+    "Tabulated",
+    "Triangular",
     "UnknownSolverError",
     "UnsupportedProblemError",
     "Utility",
+    "at_most_one",
     "compare",
+    "load",
     "mean",
+    "save",
     "solvers",
     "sum",
 ]

@@ -43,7 +43,8 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
     if not np.all(np.isfinite(tokens)):
         return Feasibility(np.inf, f"tokens[{int(np.argmin(np.isfinite(tokens)))}] is not finite")
     scale = np.maximum(1.0, np.abs(tokens))
-    consider(program.lower - tokens, scale, "lower bound of query")
+    below = np.where(program.semicontinuous & (tokens == 0), 0.0, program.lower - tokens)
+    consider(below, scale, "lower bound of query")
     consider(tokens - program.upper, scale, "upper bound of query")
     consider(
         np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0),
@@ -51,8 +52,8 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
         "wholeness of query",
     )
     if program.rows.shape[0]:
-        activity = program.rows @ tokens
-        size = np.maximum(np.abs(program.right_hand_side), abs(program.rows) @ np.abs(tokens))
+        activity = program.activity(tokens)
+        size = np.maximum(np.abs(program.right_hand_side), program.activity_size(tokens))
         size = np.maximum(size, np.finfo(float).tiny)
         excess = activity - program.right_hand_side
         sense = program.sense_array
@@ -62,6 +63,10 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
         level = program.floor_levels
         size = np.maximum(np.abs(level), np.finfo(float).tiny)
         consider(level - program.floors @ program.utility(tokens), size, "floor")
+    chosen = program.choice >= 0
+    if chosen.any():
+        served = np.bincount(program.choice[chosen], weights=tokens[chosen] > 0)
+        consider(np.maximum(served - 1.0, 0.0), np.ones(served.shape), "choice")
     return Feasibility(worst, where)
 
 

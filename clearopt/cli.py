@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from clearopt import __version__
 from clearopt.errors import ClearoptError, DeclarationError, MissingExtraError
+from clearopt.solve_command import add_solve_command
 
 if TYPE_CHECKING:
     from clearopt.confirmation.narrator import Narrator
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     solvers = commands.add_parser("solvers", help="which solvers there are and what they can do")
     solvers.set_defaults(run=_solvers)
+    add_solve_command(commands)
 
     confirm = commands.add_parser(
         "confirm",

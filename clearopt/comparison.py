@@ -55,10 +55,16 @@ class Comparison:
     Attributes:
         rows: one `ComparisonRow` a solver.
         tolerance: the relative gap the solvers were asked for.
+        minimize: whether less is better.
     """
 
     rows: list[ComparisonRow]
     tolerance: float
+    minimize: bool = False
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.minimize else 1.0
 
     def __getitem__(self, solver: str) -> ComparisonRow:
         for row in self.rows:
@@ -75,31 +81,34 @@ class Comparison:
 
     @property
     def best_objective(self) -> float:
-        """The greatest objective of a checked allocation; NaN if no solver found one."""
-        return max((row.objective for row in self.rows if row.feasible), default=math.nan)
+        """The best objective of a checked allocation; NaN if no solver found one."""
+        found = (self._sign * row.objective for row in self.rows if row.feasible)
+        return self._sign * max(found, default=math.nan)
 
     @property
     def best_bound(self) -> float:
-        """The lowest bound of the solvers that stand by theirs; infinite if there is none."""
-        return min((row.bound for row in self.rows if row.rigorous), default=math.inf)
+        """The tightest bound of the solvers that stand by theirs; infinite if there is none."""
+        found = (self._sign * row.bound for row in self.rows if row.rigorous)
+        return self._sign * min(found, default=math.inf)
 
     @property
     def contradictions(self) -> list[str]:
-        """A sentence for every objective above another solver's bound: one of the two is wrong."""
-        found = []
+        """A sentence for every objective past another solver's bound: one of the two is wrong."""
+        found, sign = [], self._sign
         for row in (row for row in self.rows if row.feasible):
             for other in (other for other in self.rows if other.rigorous):
                 allowed = self.tolerance + CONTRADICTION
-                if other.bound == -math.inf:
+                if sign * other.bound == -math.inf:
                     found.append(
                         f"{other.solver} claims that no allocation is feasible, but {row.solver} "
                         "found one that is"
                     )
-                elif row.objective > other.bound + allowed * max(
+                elif sign * (row.objective - other.bound) > allowed * max(
                     abs(other.bound), abs(row.objective)
                 ):
                     found.append(
-                        f"{row.solver} found {row.objective:.9g}, above the bound "
+                        f"{row.solver} found {row.objective:.9g}, "
+                        f"{'below' if self.minimize else 'above'} the bound "
                         f"{other.bound:.9g} of {other.solver}"
                     )
         return found
@@ -111,7 +120,8 @@ class Comparison:
 
     def __str__(self) -> str:
         header = ("solver", "objective", "bound", "gap", "behind", "feasible", "status", "seconds")
-        table = [header, *(_cells(row, self.best_bound) for row in self.rows)]
+        best = self.best_bound
+        table = [header, *(_cells(row, best, self._sign) for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
         left = (0, 5, 6)  # words to the left, numbers to the right
         lines = []
@@ -129,14 +139,14 @@ class Comparison:
     __repr__ = __str__
 
 
-def _cells(row: ComparisonRow, best_bound: float) -> tuple[str, ...]:
-    """`gap` is to the solver's own bound, `behind` to the lowest bound of all."""
+def _cells(row: ComparisonRow, best_bound: float, sign: float) -> tuple[str, ...]:
+    """`gap` is to the solver's own bound, `behind` to the tightest bound of all."""
 
     def shown(number: float, style: str) -> str:
         return format(number, style) if math.isfinite(number) else "-"
 
     known = row.feasible and math.isfinite(best_bound)
-    behind = relative_gap(row.objective, best_bound) if known else math.nan
+    behind = relative_gap(sign * row.objective, sign * best_bound) if known else math.nan
     return (
         row.solver,
         shown(row.objective, ".9g"),
@@ -208,7 +218,7 @@ def compare(
     rows = [
         _run(program, name, backend, options) for name, backend in zip(names, found, strict=True)
     ]
-    return Comparison(rows, tolerance)
+    return Comparison(rows, tolerance, program.minimize)
 
 
 def _run(

@@ -3,196 +3,269 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from clearopt.constraints import Constraint
+from clearopt.allocation import Allocation
+from clearopt.constraints import Choice, Constraint
 from clearopt.errors import DeclarationError
-from clearopt.expressions import Allocation, Expression, UtilityAtom
-from clearopt.program import ConstraintGroup, Program, Sense, UtilityBlock
+from clearopt.expressions import Expression
+from clearopt.layout import Layout
+from clearopt.program import BoundEntries, ConstraintGroup, Program, Sense
+from clearopt.reach import check_reach
 from clearopt.validation import FloatArray
 
 
 def compile_program(
-    objective: Expression, constraints: Sequence[Constraint]
+    objective: Expression,
+    constraints: Sequence[Constraint | Choice],
+    *,
+    minimize: bool = False,
 ) -> tuple[tuple[Allocation, ...], Program]:
     """The allocations in order of appearance, and the program over their concatenation."""
-    layout = _Layout([objective, *(c.expression for c in constraints)])
-    n = layout.n
-    weight = layout.utility_matrix(objective).toarray().ravel()
+    rows = [c for c in constraints if isinstance(c, Constraint)]
+    choices = [c for c in constraints if isinstance(c, Choice)]
+    options = [option for choice in choices for option in choice.options]
+    layout = Layout([objective, *(c.expression for c in rows), *options])
+    layout.settle_sums([objective, *(c.expression for c in rows)])
+    sign = -1.0 if minimize else 1.0
+    weight = sign * layout.utility_matrix(objective, "objective").toarray().ravel()
     if (weight < 0).any():
-        i = int(np.argmax(weight < 0))
-        raise DeclarationError(
-            f"Maximize({objective.text}): query {i} has the negative weight {weight[i]:g} on its "
-            "utility; less accuracy cannot be the aim. Charge tokens "
-            "instead, e.g. co.sum(accuracy) - price * co.sum(tokens)"
-        )
-    gain_per_token = layout.linear_matrix(objective).toarray().ravel()
-    lower = np.concatenate([a.lower for a in layout.allocations])
-    upper = np.concatenate([a.upper for a in layout.allocations])
-    integer = np.concatenate([a.integer for a in layout.allocations])
-
-    rows: list[sparse.csr_array] = []
-    floors: list[sparse.csr_array] = []
-    senses: list[Sense] = []
-    levels: list[FloatArray] = []
-    floor_levels: list[FloatArray] = []
-    groups: list[ConstraintGroup] = []
+        _refuse_weight(objective, weight, minimize, layout)
+    boxes = _Boxes(layout)
+    collected = _Rows(layout, boxes)
     used: set[str] = set()
     for position, constraint in enumerate(constraints):
         name = constraint.name or f"constraint {position}"
         if name in used:
             raise DeclarationError(f"two constraints are named {name!r}: names must differ")
         used.add(name)
+        if isinstance(constraint, Constraint):
+            collected.add(name, constraint)
+    boxes.make_whole()
+    choice = _choice_numbers(choices, layout, boxes)
+    program = Program(
+        weight=weight,
+        cost=0.0 - sign * layout.linear_matrix(objective).toarray().ravel(),
+        lower=boxes.lower,
+        upper=boxes.upper,
+        integer=boxes.integer,
+        utilities=layout.utility_blocks(),
+        rows=_stack(collected.rows, layout.n),
+        senses=tuple(collected.senses),
+        right_hand_side=np.concatenate([*collected.levels, np.zeros(0)]),
+        floors=_stack(collected.floors, layout.n),
+        floor_levels=np.concatenate([*collected.floor_levels, np.zeros(0)]),
+        constraints=tuple(collected.groups),
+        offset=sign * float(objective.constant[0]),
+        semicontinuous=boxes.semicontinuous,
+        choice=choice,
+        curves=layout.curve_blocks(),
+        curve_rows=_stack(collected.curve_rows, layout.n),
+        curve_cost=0.0 - sign * layout.curve_matrix(objective).toarray().ravel(),
+        minimize=minimize,
+        allocations=tuple((a.name, a.length) for a in layout.allocations),
+        objective_text=objective.text,
+        declared_lower=boxes.declared_lower,
+        declared_upper=boxes.declared_upper,
+    )
+    check_reach(program)
+    return tuple(layout.allocations), program
+
+
+def with_level(program: Program, constraint: Constraint, name: str) -> Program | None:
+    """The program with the numbers on the right of one constraint taken from `constraint`.
+
+    None where that changes more than numbers (a bound, or which entries are limited): then the
+    problem has to be compiled again.
+    """
+    group = next(g for g in program.constraints if g.name == name)
+    limited = np.isfinite(constraint.level)
+    if group.kind == "bound" or int(limited.sum()) != group.count:
+        return None
+    labels = constraint.expression.labels
+    entries = range(constraint.expression.length) if labels is None else labels
+    if tuple(itertools.compress(entries, ~limited)) != group.unlimited:
+        return None
+    field = "right_hand_side" if group.kind == "row" else "floor_levels"
+    levels = getattr(program, field).copy()
+    levels[group.rows] = constraint.level[limited]
+    groups = tuple(replace(g, text=constraint.text) if g is group else g
+                   for g in program.constraints)  # fmt: skip
+    changed = replace(program, **{field: levels, "constraints": groups})
+    check_reach(changed)
+    return changed
+
+
+def _refuse_weight(
+    objective: Expression, weight: FloatArray, minimize: bool, layout: Layout
+) -> None:
+    i = int(np.argmax(weight < 0))
+    who = layout.name_of(i)
+    if minimize:
+        raise DeclarationError(
+            f"Minimize({objective.text}): {who} has weight {-weight[i]:g} on its utility; less "
+            "accuracy cannot be the aim. Minimize tokens, e.g. co.Minimize(co.sum(tokens)), and "
+            "keep accuracy up with a floor"
+        )
+    raise DeclarationError(
+        f"Maximize({objective.text}): {who} has the negative weight {weight[i]:g} on its "
+        "utility; less accuracy cannot be the aim. Charge tokens "
+        "instead, e.g. co.sum(accuracy) - price * co.sum(tokens)"
+    )
+
+
+class _Boxes:
+    """The bounds of every query, tightened as constraints on single entries come in."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.name_of = layout.name_of
+        allocations = layout.allocations
+        self.lower = np.concatenate([a.lower for a in allocations])
+        self.upper = np.concatenate([a.upper for a in allocations])
+        self.integer = np.concatenate([a.integer for a in allocations])
+        semicontinuous = np.concatenate([a.semicontinuous for a in allocations])
+        self.semicontinuous = semicontinuous & (self.lower > 0)
+        self.declared_lower = np.where(self.semicontinuous, 0.0, self.lower)
+        self.declared_upper = self.upper.copy()
+
+    def tighten(self, name: str, constraint: Constraint, bounds: BoundEntries) -> None:
+        query, level = bounds.query, bounds.level / bounds.factor
+        sense, rising = bounds.sense, bounds.factor > 0
+        at_most = (sense == "==") | ((sense == "<=") == rising)
+        at_least = (sense == "==") | ((sense == ">=") == rising)
+        least = np.where(self.semicontinuous, 0.0, self.lower)
+        for row in np.flatnonzero(at_most & (level < least[query]))[:1]:
+            raise DeclarationError(
+                f"{name}: `{constraint.text}`: {self.name_of(query[row])} is held at most "
+                f"{level[row]:g}, below its lower bound of {least[query[row]]:g} tokens"
+            )
+        for row in np.flatnonzero(at_least & (level > self.upper[query]))[:1]:
+            raise DeclarationError(
+                f"{name}: `{constraint.text}`: {self.name_of(query[row])} is held at least "
+                f"{level[row]:g}, above its upper bound of {self.upper[query[row]]:g} tokens"
+            )
+        np.minimum.at(self.upper, query[at_most], level[at_most])
+        needed = at_least & (level > 0)
+        # What must have tokens can no longer have nothing ...
+        self.semicontinuous[query[needed]] = False
+        np.maximum.at(self.lower, query[at_least], level[at_least])
+        # ... and what cannot have its least has nothing.
+        nothing = self.semicontinuous & (self.upper < self.lower)
+        self.lower[nothing], self.upper[nothing] = 0.0, 0.0
+        self.semicontinuous[nothing] = False
+
+    def make_whole(self) -> None:
+        """Round the bounds of whole tokens, and refuse a query that is left with nothing."""
+        # A whole limit that was divided by a factor may miss itself by a rounding error.
+        self.lower = np.where(self.integer, np.ceil(self.lower * (1 - 1e-12)), self.lower)
+        self.upper = np.where(self.integer, np.floor(self.upper * (1 + 1e-12)), self.upper)
+        nothing = self.semicontinuous & (self.upper < self.lower)
+        self.lower[nothing], self.upper[nothing] = 0.0, 0.0
+        self.semicontinuous[nothing] = False
+        crossed = self.lower > self.upper
+        if crossed.any():
+            i = int(np.argmax(crossed))
+            raise DeclarationError(
+                f"{self.name_of(i)}: the constraints on it leave nothing: at least "
+                f"{self.lower[i]:.10g} and at most {self.upper[i]:.10g}"
+                + (" whole tokens" if self.integer[i] else " tokens")
+            )
+
+
+class _Rows:
+    """The rows and floors that constraints become, and how they group."""
+
+    def __init__(self, layout: Layout, boxes: _Boxes) -> None:
+        self.layout, self.boxes = layout, boxes
+        self.rows: list[sparse.csr_array] = []
+        self.curve_rows: list[sparse.csr_array] = []
+        self.levels: list[FloatArray] = []
+        self.senses: list[Sense] = []
+        self.floors: list[sparse.csr_array] = []
+        self.floor_levels: list[FloatArray] = []
+        self.groups: list[ConstraintGroup] = []
+
+    def add(self, name: str, constraint: Constraint) -> None:
         expression = constraint.expression
-        linear = layout.linear_matrix(expression)
+        linear = self.layout.linear_matrix(expression)
+        curves = self.layout.curve_matrix(expression)
         limited = np.isfinite(constraint.level)
+        bounds = None
         if expression.utilities:
-            _check_floor(constraint, name, linear)
-            matrix = layout.utility_matrix(expression)
+            _check_floor(constraint, name, linear, curves)
+            matrix = self.layout.utility_matrix(expression, name)
             if matrix.nnz and matrix.data.min() < 0:
                 raise DeclarationError(
                     f"{name}: `{constraint.text}` gives a utility a negative weight; a floor is a "
                     "weighted sum of accuracies with weights of at least 0"
                 )
-            first, kind = sum(m.shape[0] for m in floors), "floor"
-            floors.append(_select(matrix, limited))
-            floor_levels.append(constraint.level[limited])
-        elif _is_bound(expression, linear):
-            _tighten(name, constraint, linear, lower, upper)
-            continue
+            kind, first = "floor", sum(m.shape[0] for m in self.floors)
+            self.floors.append(_select(matrix, limited))
+            self.floor_levels.append(constraint.level[limited])
+        elif not curves.nnz and _is_bound(expression, linear):
+            kind, first = "bound", 0
+            bounds = BoundEntries(
+                linear.indices.astype(np.intp), linear.data, constraint.level, constraint.sense
+            )
+            self.boxes.tighten(name, constraint, bounds)
         else:
-            first, kind = sum(m.shape[0] for m in rows), "row"
-            rows.append(_select(linear, limited))
-            levels.append(constraint.level[limited])
-            senses.extend([constraint.sense] * int(limited.sum()))
+            kind, first = "row", len(self.senses)
+            self.rows.append(_select(linear, limited))
+            self.curve_rows.append(_select(curves, limited))
+            self.levels.append(constraint.level[limited])
+            self.senses.extend([constraint.sense] * int(limited.sum()))
         labels = expression.labels
         entries = range(expression.length) if labels is None else labels
-        groups.append(
+        self.groups.append(
             ConstraintGroup(
                 name=name,
-                kind="row" if kind == "row" else "floor",
+                kind=kind,  # type: ignore[arg-type]  # one of the three above
                 first=first,
-                count=int(limited.sum()),
+                count=int(limited.sum()) if kind != "bound" else 0,
                 labels=None if labels is None else tuple(itertools.compress(labels, limited)),
                 scalar=expression.scalar,
-                unlimited=tuple(itertools.compress(entries, ~limited)),
+                unlimited=tuple(itertools.compress(entries, ~limited)) if kind != "bound" else (),
+                bounds=bounds,
+                text=constraint.text,
             )
         )
-    # A whole limit that was divided by a factor may miss itself by a rounding error.
-    lower = np.where(integer, np.ceil(lower * (1 - 1e-12)), lower)
-    upper = np.where(integer, np.floor(upper * (1 + 1e-12)), upper)
-    crossed = lower > upper
-    if crossed.any():
-        i = int(np.argmax(crossed))
-        raise DeclarationError(
-            f"query {i}: the constraints on it leave nothing: at least {lower[i]:.10g} and at most "
-            f"{upper[i]:.10g}" + (" whole tokens" if integer[i] else " tokens")
-        )
-    program = Program(
-        weight=weight,
-        cost=0.0 - gain_per_token,
-        lower=lower,
-        upper=upper,
-        integer=integer,
-        utilities=layout.blocks(),
-        rows=_stack(rows, n),
-        senses=tuple(senses),
-        right_hand_side=np.concatenate([*levels, np.zeros(0)]),
-        floors=_stack(floors, n),
-        floor_levels=np.concatenate([*floor_levels, np.zeros(0)]),
-        constraints=tuple(groups),
-        offset=float(objective.constant[0]),
-    )
-    _check_reach(program)
-    return tuple(layout.allocations), program
 
 
-class _Layout:
-    """Where each allocation's queries stand in the program, and which utility each query has."""
-
-    def __init__(self, expressions: Sequence[Expression]) -> None:
-        self.allocations: list[Allocation] = []
-        self.atoms: list[UtilityAtom] = []
-        for expression in expressions:
-            for allocation in [*expression.linear, *(a.allocation for a in expression.utilities)]:
-                if not any(allocation is known for known in self.allocations):
-                    self.allocations.append(allocation)
-            for atom in expression.utilities:
-                if not any(atom is known for known in self.atoms):
-                    self.atoms.append(atom)
-        if not self.allocations:
+def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) -> NDArray[np.intp]:
+    """(n,) which choice each query belongs to, -1 for none; what is forced leaves the others 0."""
+    number = np.full(layout.n, -1, dtype=np.intp)
+    first = 0
+    for choice in choices:
+        options = np.stack([layout.entries(option) for option in choice.options])  # (options, m)
+        taken = number[options] >= 0
+        if taken.any() or np.unique(options).size != options.size:
+            query = int(options[taken][0]) if taken.any() else int(options.flat[0])
             raise DeclarationError(
-                "Problem: no Allocation occurs in it; there is nothing to decide"
+                f"{choice.name or choice.text}: {layout.name_of(query)} is in two choices, or "
+                "twice in one; a query belongs to one choice. Put all of its options into one "
+                "co.at_most_one"
             )
-        starts = np.cumsum([0, *(a.length for a in self.allocations)])
-        self.n = int(starts[-1])
-        self._start = {id(a): int(s) for a, s in zip(self.allocations, starts, strict=False)}
-        self._owner = np.full(self.n, -1)
-        self._distinct: list[UtilityAtom] = []
-        for atom in self.atoms:
-            self._claim(atom)
-
-    def _positions(self, atom: UtilityAtom) -> np.ndarray:
-        return atom.index + self._start[id(atom.allocation)]
-
-    def _claim(self, atom: UtilityAtom) -> None:
-        """A query has one utility; naming the same family twice is the same utility."""
-        positions = self._positions(atom)
-        taken = self._owner[positions]
-        for owner in np.unique(taken[taken >= 0]):
-            known = self._distinct[owner]
-            same = known.source is atom.source and np.array_equal(self._positions(known), positions)
-            if not same:
-                query = int(positions[np.argmax(taken == owner)])
-                raise DeclarationError(
-                    f"query {query} has two utilities, {known.source!r} and {atom.source!r}; a "
-                    "query has one. Build the vector once, accuracy = family(tokens), and use it "
-                    "throughout"
-                )
-            return
-        self._owner[positions] = len(self._distinct)
-        self._distinct.append(atom)
-
-    def blocks(self) -> tuple[UtilityBlock, ...]:
-        return tuple(UtilityBlock(a.family, self._positions(a)) for a in self._distinct)
-
-    def linear_matrix(self, expression: Expression) -> sparse.csr_array:
-        parts = [
-            _shifted(matrix, self._start[id(allocation)], self.n)
-            for allocation, matrix in expression.linear.items()
-        ]
-        return _total(parts, (expression.length, self.n))
-
-    def utility_matrix(self, expression: Expression) -> sparse.csr_array:
-        """Weights on each query's own utility, (length, n)."""
-        parts = [
-            sparse.csr_array(
-                (matrix.data, self._positions(atom)[matrix.indices], matrix.indptr),
-                shape=(expression.length, self.n),
+        least = np.where(boxes.semicontinuous, 0.0, boxes.lower)[options]
+        forced = least > 0
+        if (forced.sum(axis=0) > 1).any():
+            entry = int(np.argmax(forced.sum(axis=0) > 1))
+            names = [choice.options[k].text for k in np.flatnonzero(forced[:, entry])]
+            raise DeclarationError(
+                f"{choice.name or choice.text}: entry {entry}: {' and '.join(names)} both have a "
+                "lower bound above 0, but only one may have tokens; declare options with a least "
+                "amount as Allocation(..., lower=..., semicontinuous=True)"
             )
-            for atom, matrix in expression.utilities.items()
-        ]
-        return _total(parts, (expression.length, self.n))
-
-
-def _shifted(matrix: sparse.csr_array, start: int, n: int) -> sparse.csr_array:
-    return sparse.csr_array(
-        (matrix.data, matrix.indices + start, matrix.indptr), shape=(matrix.shape[0], n)
-    )
-
-
-def _total(parts: list[sparse.csr_array], shape: tuple[int, int]) -> sparse.csr_array:
-    """The sum, in a matrix of its own without duplicates or stored zeros."""
-    matrix = parts[0].copy() if parts else sparse.csr_array(shape)
-    for part in parts[1:]:
-        matrix = sparse.csr_array(matrix + part)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
+        excluded = options[~forced & np.any(forced, axis=0, keepdims=True)]
+        boxes.lower[excluded], boxes.upper[excluded] = 0.0, 0.0
+        boxes.semicontinuous[excluded] = False
+        number[options] = first + np.arange(options.shape[1])[None, :]
+        first += options.shape[1]
+    return number
 
 
 def _select(matrix: sparse.csr_array, wanted: NDArray[np.bool_]) -> sparse.csr_array:
@@ -205,8 +278,10 @@ def _stack(blocks: list[sparse.csr_array], n: int) -> sparse.csr_array:
     return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
 
-def _check_floor(constraint: Constraint, name: str, linear: sparse.csr_array) -> None:
-    if linear.nnz:
+def _check_floor(
+    constraint: Constraint, name: str, linear: sparse.csr_array, curves: sparse.csr_array
+) -> None:
+    if linear.nnz or curves.nnz:
         raise DeclarationError(
             f"{name}: `{constraint.text}` mixes tokens and utilities in one row; a row limits "
             "tokens, a floor limits accuracies. Write two constraints"
@@ -225,82 +300,3 @@ def _check_floor(constraint: Constraint, name: str, linear: sparse.csr_array) ->
 def _is_bound(expression: Expression, linear: sparse.csr_array) -> bool:
     """Entries of an allocation, one query each: bounds, not rows that each need a price."""
     return expression.entrywise and bool((np.diff(linear.indptr) == 1).all())
-
-
-def _tighten(
-    name: str,
-    constraint: Constraint,
-    linear: sparse.csr_array,
-    lower: FloatArray,
-    upper: FloatArray,
-) -> None:
-    query, factor = linear.indices, linear.data
-    level = constraint.level / factor
-    at_most = (constraint.sense == "==") | ((constraint.sense == "<=") == (factor > 0))
-    at_least = (constraint.sense == "==") | ((constraint.sense == ">=") == (factor > 0))
-    for row in np.flatnonzero(at_most & (level < lower[query]))[:1]:
-        raise DeclarationError(
-            f"{name}: `{constraint.text}`: query {query[row]} is held at most {level[row]:g}, "
-            f"below its lower bound of {lower[query[row]]:g} tokens"
-        )
-    for row in np.flatnonzero(at_least & (level > upper[query]))[:1]:
-        raise DeclarationError(
-            f"{name}: `{constraint.text}`: query {query[row]} is held at least {level[row]:g}, "
-            f"above its upper bound of {upper[query[row]]:g} tokens"
-        )
-    np.minimum.at(upper, query[at_most], level[at_most])
-    np.maximum.at(lower, query[at_least], level[at_least])
-
-
-def _check_reach(program: Program) -> None:
-    """A limit that the bounds alone already break is a mistake in the numbers: say so at once."""
-    level = program.right_hand_side
-    if level.shape[0]:
-        # Stored entries only are multiplied, so an infinite bound never meets a zero.
-        least, most = program.rows @ program.lower, program.rows @ program.upper
-        if program.rows.nnz and program.rows.data.min() < 0:
-            positive, negative = program.rows.maximum(0), program.rows.minimum(0)
-            least = positive @ program.lower + negative @ program.upper
-            most = positive @ program.upper + negative @ program.lower
-        sense = program.sense_array
-        broken = (sense != ">=") & (least > level + 1e-12 * np.abs(level))
-        if broken.any():
-            row = int(np.argmax(broken))
-            raise DeclarationError(
-                f"{_describe(program, 'row', row)} = {level[row]:.10g}: below what the bounds of "
-                f"its queries add up to at least, {least[row]:.10g}; raise the budget or lower the "
-                "bounds"
-            )
-        broken = (sense != "<=") & (most < level - 1e-12 * np.abs(level))
-        if broken.any():
-            row = int(np.argmax(broken))
-            raise DeclarationError(
-                f"{_describe(program, 'row', row)} = {level[row]:.10g}: above what the bounds of "
-                f"its queries add up to at most, {most[row]:.10g}; lower the demand or raise the "
-                "bounds"
-            )
-    if program.floor_levels.shape[0]:
-        best = np.zeros(program.n)
-        for block in program.utilities:
-            low, high = program.lower[block.index], program.upper[block.index]
-            best[block.index] = block.family.value(block.family.demand(0.0, low, high))
-        reach, floor = program.floors @ best, program.floor_levels
-        broken = reach < floor - 1e-12 * np.abs(floor)
-        if broken.any():
-            row = int(np.argmax(broken))
-            raise DeclarationError(
-                f"{_describe(program, 'floor', row)} = {floor[row]:.10g}: out of reach, its "
-                f"queries come to {reach[row]:.10g} with as many tokens as their bounds allow; "
-                "lower the floor"
-            )
-
-
-def _describe(program: Program, kind: str, row: int) -> str:
-    """The name, with its label or position, under which the user knows a row or a floor."""
-    for group in program.constraints:
-        if group.kind == kind and group.first <= row < group.first + group.count:
-            entry = row - group.first
-            if group.labels is not None:
-                return f"{group.name}[{group.labels[entry]!r}]"
-            return group.name if group.scalar else f"{group.name}[{entry}]"
-    return f"{kind} {row}"

@@ -1,37 +1,41 @@
-"""The language: allocations, and expressions that are linear in tokens and in utilities.
+"""The language: expressions that are linear in tokens, in utilities and in cost curves.
 
 Every expression is a vector (or a scalar) of the form
 
-    sum over allocations  M tokens  +  sum over utility atoms  N U(tokens)  +  constant
+    sum over allocations  M tokens  +  sum over utility atoms  N U(tokens)
+                                    +  sum over curve atoms    O C(tokens)  +  constant
 
-with sparse M and N, so that sums, groups, weights and indexing are all one sparse product and no
-Python loop ever runs over queries.
+with sparse M, N and O, so that sums, groups, weights and indexing are all one sparse product and
+no Python loop ever runs over queries.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import sparse
 
 from clearopt.constraints import Constraint, right_hand_side
 from clearopt.errors import DeclarationError
-from clearopt.utilities import Utility
+from clearopt.indexing import resolve_index
+from clearopt.parameters import Parameter, Quantity, parameters_of, value_of
+from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
-_counter = itertools.count()
+if TYPE_CHECKING:
+    from clearopt.allocation import Allocation
+
+_FamilyT = TypeVar("_FamilyT", Utility, CostCurve)
 
 
-class UtilityAtom:
-    """One family applied to the queries `index` of one allocation: m utilities."""
+class Atom(Generic[_FamilyT]):
+    """One family applied to the queries `index` of one allocation: m utilities, or m costs."""
 
-    def __init__(self, family: Utility, allocation: Allocation, index: NDArray[np.intp]) -> None:
-        self.family = family.broadcast(index.shape[0])
-        self.source = family
+    def __init__(self, family: _FamilyT, allocation: Allocation, index: NDArray[np.intp]) -> None:
+        self.family: _FamilyT = family.broadcast(index.shape[0])
         self.allocation = allocation
         self.index = index
 
@@ -39,29 +43,33 @@ class UtilityAtom:
 class Expression:
     """A vector, or a scalar, linear in tokens and in utilities; made by the operators."""
 
-    # NumPy, SciPy and pandas leave operators with an expression on one side to the methods below.
-    __array_ufunc__ = None
+    # SciPy and pandas leave operators with an expression on one side to the methods below.
     __array_priority__ = 1000.0
     __pandas_priority__ = 5000
 
     def __init__(
         self,
         linear: dict[Allocation, sparse.csr_array],
-        utilities: dict[UtilityAtom, sparse.csr_array],
+        utilities: dict[Atom[Utility], sparse.csr_array],
         constant: FloatArray,
         *,
         scalar: bool,
         text: str,
+        curves: dict[Atom[CostCurve], sparse.csr_array] | None = None,
         labels: tuple[Hashable, ...] | None = None,
         entrywise: bool = False,
     ) -> None:
         self.linear = linear
         self.utilities = utilities
+        self.curves: dict[Atom[CostCurve], sparse.csr_array] = curves or {}
         self.constant = constant
         self.scalar = scalar
         self.text = text
         self.labels = labels
         self.entrywise = entrywise  # not yet summed: a limit on one entry is a bound, not a row
+        # What it depends on, and how to build it anew once a parameter has changed.
+        self.parameters: frozenset[Parameter] = frozenset()
+        self._recipe: Callable[[], Expression] | None = None
 
     # ---------------------------------------------------------------- shape and text
     @property
@@ -77,12 +85,23 @@ class Expression:
         return f"<{'scalar' if self.scalar else f'vector of {self.length}'}: {self.text}>"
 
     def __iter__(self) -> NoReturn:
-        raise TypeError(f"{self.text} cannot be iterated over; index it, or use co.sum(...)")
+        raise DeclarationError(f"{self.text} cannot be iterated over; index it, or use co.sum(...)")
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self.text} has no truth value before it is solved")
+        raise DeclarationError(f"{self.text} has no truth value before it is solved")
 
     __hash__ = object.__hash__
+
+    # ---------------------------------------------------------------- parameters
+    def current(self) -> Expression:
+        """The expression with the values that its parameters have now."""
+        return self if self._recipe is None else self._recipe()
+
+    def _remembering(self, recipe: Callable[[], Expression], *sources: Any) -> Expression:
+        """This expression, rebuilt by `recipe` where one of `sources` depends on a parameter."""
+        self.parameters = parameters_of(*sources)
+        self._recipe = recipe if self.parameters else None
+        return self
 
     # ---------------------------------------------------------------- algebra
     def mapped_by(
@@ -95,14 +114,21 @@ class Expression:
         entrywise: bool = False,
     ) -> Expression:
         """The expression `matrix @ self`."""
-        return Expression(
-            {a: sparse.csr_array(matrix @ m) for a, m in self.linear.items()},
-            {a: sparse.csr_array(matrix @ m) for a, m in self.utilities.items()},
+        mapped = Expression(
+            {a: _product(matrix, m) for a, m in self.linear.items()},
+            {a: _product(matrix, m) for a, m in self.utilities.items()},
             np.asarray(matrix @ self.constant, dtype=np.float64),
+            curves={a: _product(matrix, m) for a, m in self.curves.items()},
             scalar=scalar,
             text=text,
             labels=labels,
             entrywise=entrywise,
+        )
+        return mapped._remembering(
+            lambda: self.current().mapped_by(
+                matrix, scalar=scalar, text=text, labels=labels, entrywise=entrywise
+            ),
+            self,
         )
 
     def _stretched(self, length: int) -> Expression:
@@ -127,40 +153,68 @@ class Expression:
                 f"{text}: the groups of the two sides differ, or stand in another order; "
                 "group both by the same labels"
             )
-        return Expression(
+        total = Expression(
             _merge(left.linear, right.linear),
             _merge(left.utilities, right.utilities),
             left.constant + right.constant,
+            curves=_merge(left.curves, right.curves),
             scalar=left.scalar and right.scalar,
             text=text,
             labels=left.labels if left.labels is not None else right.labels,
             entrywise=left.entrywise and right.entrywise,
         )
+        return total._remembering(lambda: self.current()._plus(other.current(), text), self, other)
 
     def __add__(self, other: Any) -> Expression:
         if isinstance(other, Expression):
             return self._plus(other, f"{self.text} + {other.text}")
-        value = as_float_array(other, f"the number added to {self.text}")
+        value = as_float_array(value_of(other), f"the number added to {self.text}")
         if self.scalar and value.ndim == 1:
-            return self._stretched(value.shape[0]) + value
+            return self._stretched(value.shape[0]) + other
         value = broadcast_to_length(value, self.length, f"the array added to {self.text}")
-        return Expression(
+        total = Expression(
             self.linear,
             self.utilities,
             self.constant + value,
+            curves=self.curves,
             scalar=self.scalar,
-            text=f"{self.text} + {_number_text(value)}",
+            text=f"{self.text} + {_number_text(other, value)}",
             labels=self.labels,
             entrywise=self.entrywise,
         )
+        return total._remembering(lambda: self.current() + other, self, other)
 
     __radd__ = __add__
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Any:
+        """NumPy's operators with an array on the left; any other function of NumPy is refused."""
+        operation = _OPERATORS.get(ufunc.__name__)
+        if method == "__call__" and operation is not None and len(inputs) == 2:
+            left, right = inputs
+            forward, reflected = operation
+            if isinstance(left, Expression):
+                return getattr(left, forward)(right)
+            return getattr(right, reflected)(left)
+        raise DeclarationError(
+            f"numpy.{ufunc.__name__}({self.text}): only what is linear in tokens and utilities can "
+            "be written; a curve of tokens is a utility, e.g. co.CumulativeSurge(...)(tokens), or "
+            "your own, co.Sigmoidal(fn, ...)(tokens)"
+        )
+
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
-        raise TypeError(
+        raise DeclarationError(
             f"numpy.{function.__name__} takes numbers, not {self.text}; write co.sum, co.mean, or "
             "A @ expression"
         )
+
+    def __abs__(self) -> NoReturn:
+        raise DeclarationError(
+            f"abs({self.text}): only what is linear in tokens and utilities can be written; for "
+            "|a - b| <= c write two constraints, a - b <= c and b - a <= c"
+        )
+
+    def __float__(self) -> NoReturn:
+        raise DeclarationError(f"{self.text} has no value before it is solved; see solution")
 
     def __pos__(self) -> Expression:
         return self
@@ -171,6 +225,8 @@ class Expression:
     def __sub__(self, other: Any) -> Expression:
         if isinstance(other, Expression):
             return self._plus(-other, f"{self.text} - {_bracketed(other.text)}")
+        if isinstance(other, Quantity):
+            return self + -other
         return self + -as_float_array(other, f"the number taken from {self.text}")
 
     def __rsub__(self, other: Any) -> Expression:
@@ -187,20 +243,21 @@ class Expression:
                 f"{self.text} * matrix: for the product with a matrix write "
                 f"A @ {_bracketed(self.text)}"
             )
-        value = as_float_array(other, f"the factor of {self.text}")
+        value = as_float_array(value_of(other), f"the factor of {self.text}")
         if self.scalar and value.ndim == 1:
-            return self._stretched(value.shape[0]) * value
+            return self._stretched(value.shape[0]) * other
         value = broadcast_to_length(value, self.length, f"the factor of {self.text}")
         diagonal = sparse.csr_array(
             (value, np.arange(self.length), np.arange(self.length + 1)), shape=(self.length,) * 2
         )
-        return self.mapped_by(
+        product = self.mapped_by(
             diagonal,
             scalar=self.scalar,
-            text=f"{_number_text(value)} * {_bracketed(self.text)}",
+            text=f"{_number_text(other, value)} * {_bracketed(self.text)}",
             labels=self.labels,
             entrywise=self.entrywise,
         )
+        return product._remembering(lambda: self.current() * other, self, other)
 
     __rmul__ = __mul__
 
@@ -210,9 +267,10 @@ class Expression:
                 f"{self.text} / {other.text}: a ratio of two expressions is not separable; "
                 "multiply the constraint out, e.g. write `a >= 0.3 * b` for `a / b >= 0.3`"
             )
-        divisor = as_float_array(other, f"the divisor of {self.text}")
+        divisor = as_float_array(value_of(other), f"the divisor of {self.text}")
         require(divisor, divisor != 0, f"the divisor of {self.text}", "must not be 0")
-        return self * (1.0 / divisor)
+        quotient = self * (1.0 / divisor)
+        return quotient._remembering(lambda: self.current() / other, self, other)
 
     def __rtruediv__(self, other: Any) -> NoReturn:
         raise DeclarationError(
@@ -226,8 +284,17 @@ class Expression:
             "be written; a curve of tokens is a utility, e.g. co.CumulativeSurge(...)(tokens)"
         )
 
+    def __rpow__(self, base: Any) -> NoReturn:
+        raise DeclarationError(
+            f"... ** {_bracketed(self.text)}: only what is linear in tokens and utilities can be "
+            "written; a curve of tokens is a utility, e.g. co.CumulativeSurge(...)(tokens)"
+        )
+
     def __rmatmul__(self, matrix: Any) -> Expression:
         """`A @ expression` for a dense or scipy.sparse matrix (k, m), or a vector (m,)."""
+        if isinstance(matrix, Quantity):
+            product = self.__rmatmul__(matrix.value)
+            return product._remembering(lambda: matrix.value @ self.current(), self, matrix)
         if sparse.issparse(matrix):
             rows, scalar = sparse.csr_array(matrix, dtype=np.float64), False
         else:
@@ -280,47 +347,62 @@ class Expression:
 
     def apply_utility(self, family: Utility) -> Expression:
         """What `family(self)` means: the vector of utilities of these queries."""
+        atom = Atom(family, *self._queries(family, "utility"))
+        return Expression({}, {atom: identity(self.length)}, np.zeros(self.length),
+            **self._applied(family))  # fmt: skip
+
+    def apply_curve(self, family: CostCurve) -> Expression:
+        """What `curve(self)` means: the vector of expected costs of these queries."""
+        atom = Atom(family, *self._queries(family, "cost curve"))
+        return Expression({}, {}, np.zeros(self.length), curves={atom: identity(self.length)},
+            **self._applied(family))  # fmt: skip
+
+    def _queries(
+        self, family: Utility | CostCurve, what: str
+    ) -> tuple[Allocation, NDArray[np.intp]]:
+        """The allocation this is a part of, and which queries: what a family can apply to."""
         name = type(family).__name__
         matrix = next(iter(self.linear.values())) if len(self.linear) == 1 else None
         if (
             matrix is None
             or self.utilities
+            or self.curves
             or self.constant.any()
             or (np.diff(matrix.indptr) != 1).any()
             or (matrix.data != 1).any()
         ):
             raise DeclarationError(
-                f"{name}(...)({self.text}): a utility applies to an Allocation or a part of it "
+                f"{name}(...)({self.text}): a {what} applies to an Allocation or a part of it "
                 "such as tokens[mask], not to a computed expression; put factors into the "
-                "utility's parameters"
+                f"{what}'s parameters"
             )
         index = matrix.indices.astype(np.intp)
-        if np.unique(index).shape[0] != index.shape[0]:
+        if (np.diff(index) <= 0).any() and np.unique(index).shape[0] != index.shape[0]:
             raise DeclarationError(f"{name}(...)({self.text}): the same query is named twice")
-        m = index.shape[0]
-        atom = UtilityAtom(family, next(iter(self.linear)), index)
-        identity = sparse.csr_array((np.ones(m), np.arange(m), np.arange(m + 1)), shape=(m, m))
-        return Expression(
-            {},
-            {atom: identity},
-            np.zeros(m),
-            scalar=self.scalar,
-            text=f"{name}({self.text})",
-            entrywise=True,
-        )
+        return next(iter(self.linear)), index
+
+    def _applied(self, family: Utility | CostCurve) -> dict[str, Any]:
+        text = f"{type(family).__name__}({self.text})"
+        return {"scalar": self.scalar, "text": text, "entrywise": True}
 
     # ---------------------------------------------------------------- comparison
     def _compare(self, sense: Any, other: Any) -> Constraint:
         if isinstance(other, Expression):
             text = f"{self.text} {sense} {other.text}"
             difference = self._plus(-other, text)
-            return Constraint(difference, sense, 0.0 - difference.constant, text)
-        level, length = right_hand_side(other, self, sense)
-        expression = self if length == self.length else self._stretched(length)
-        text = (
-            f"{self.text} {sense} {'{...}' if isinstance(other, Mapping) else _number_text(level)}"
+            constraint = Constraint(difference, sense, 0.0 - difference.constant, text)
+        else:
+            value = value_of(other)
+            level, length = right_hand_side(value, self, sense)
+            expression = self if length == self.length else self._stretched(length)
+            shown = "{...}" if isinstance(value, Mapping) else _number_text(other, level)
+            text = f"{self.text} {sense} {shown}"
+            constraint = Constraint(
+                expression, sense, level - expression.constant, text, right=other
+            )
+        return constraint.remembering(
+            lambda: self.current()._compare(sense, _current(other)), self, other
         )
-        return Constraint(expression, sense, level - expression.constant, text)
 
     def __le__(self, other: Any) -> Constraint:
         return self._compare("<=", other)
@@ -332,10 +414,16 @@ class Expression:
         return self._compare("==", other)
 
     def __lt__(self, other: Any) -> NoReturn:
-        raise DeclarationError(f"{self.text} < ...: strict inequalities have no optimum; write <=")
+        raise DeclarationError(
+            f"{self.text} < ...: strict inequalities have no optimum; write <=. (min, max and "
+            "sorted compare too: there is none of expressions; write one constraint for each)"
+        )
 
     def __gt__(self, other: Any) -> NoReturn:
-        raise DeclarationError(f"{self.text} > ...: strict inequalities have no optimum; write >=")
+        raise DeclarationError(
+            f"{self.text} > ...: strict inequalities have no optimum; write >=. (min, max and "
+            "sorted compare too: there is none of expressions; write one constraint for each)"
+        )
 
     def __ne__(self, other: Any) -> bool:
         if isinstance(other, Expression):
@@ -343,108 +431,21 @@ class Expression:
         raise DeclarationError(f"{self.text} != ...: not a constraint that leaves a closed set")
 
 
-class Allocation(Expression):
-    """The decision: how many tokens each of n queries may use.
-
-    Args:
-        n: how many queries, at least 1.
-        lower, upper: bounds in tokens, number or (n,). `upper` may be infinite (the default).
-        integer: True, or an (n,) bool mask, where tokens are counted whole.
-        name: shown in messages and summaries.
-
-    Raises:
-        DeclarationError: n < 1, a bound that is NaN or negative, lower above upper, or no whole
-            number between the bounds of an integer query.
-    """
-
-    def __init__(
-        self,
-        n: int,
-        *,
-        lower: ArrayLike = 0.0,
-        upper: ArrayLike = np.inf,
-        integer: bool | ArrayLike = False,
-        name: str | None = None,
-    ) -> None:
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise DeclarationError(
-                f"Allocation: n = {n!r}: must be a whole number of queries, at least 1 "
-                "(an empty problem has nothing to allocate)"
-            )
-        n = int(n)
-        if name is not None and (not isinstance(name, str) or not name):
-            raise DeclarationError(f"Allocation: name = {name!r}: must be a text, or None")
-        self.name = name or f"tokens{next(_counter) or ''}"
-        low = as_float_array(lower, "Allocation: lower")
-        high = as_float_array(upper, "Allocation: upper", allow_infinite=True)
-        require(low, low >= 0, "Allocation: lower", "must be at least 0 tokens")
-        require(high, high >= 0, "Allocation: upper", "must be at least 0 tokens")
-        self.lower = np.array(broadcast_to_length(low, n, "Allocation: lower"))
-        self.upper = np.array(broadcast_to_length(high, n, "Allocation: upper"))
-        whole = np.asarray(integer)
-        if whole.ndim > 1 or whole.dtype.kind not in "biu" or not np.isin(whole, (0, 1)).all():
-            raise DeclarationError(
-                f"Allocation: integer must be True, False or a mask of length {n}, got {integer!r}"
-            )
-        flags = broadcast_to_length(whole.astype(np.float64), n, "Allocation: integer")
-        self.integer = flags.astype(bool)
-        require(
-            self.upper,
-            self.lower <= self.upper,
-            "Allocation: upper",
-            "lies below the lower bound of the same query",
-        )
-        require(
-            self.upper,
-            ~self.integer | (np.ceil(self.lower) <= np.floor(self.upper)),
-            "Allocation: upper",
-            "leaves no whole number of tokens above the lower bound of the same query",
-        )
-        identity = sparse.csr_array((np.ones(n), np.arange(n), np.arange(n + 1)), shape=(n, n))
-        super().__init__(
-            {self: identity}, {}, np.zeros(n), scalar=False, text=self.name, entrywise=True
-        )
-
-
-def resolve_index(key: Any, length: int, text: str) -> tuple[NDArray[np.intp], bool]:
-    """Positions named by a mask, slice, indices or one index; and whether it is one index."""
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        if not -length <= key < length:
-            raise DeclarationError(f"{text}[{key}]: there are only {length} entries")
-        return np.array([key % length], dtype=np.intp), True
-    if isinstance(key, slice):
-        index = np.arange(length, dtype=np.intp)[key]
-    else:
-        array = np.asarray(key)
-        if array.size == 0:
-            raise DeclarationError(f"{text}[...]: selects nothing")
-        if isinstance(key, tuple) or array.ndim != 1 or array.dtype.kind not in "biu":
-            raise DeclarationError(
-                f"{text}[...]: index by a mask, a slice, whole numbers or one whole number, "
-                f"not by {type(key).__name__} of shape {array.shape}"
-            )
-        if array.dtype.kind == "b":
-            if array.shape[0] != length:
-                raise DeclarationError(
-                    f"{text}[mask]: the mask has length {array.shape[0]}, not {length}"
-                )
-            index = np.flatnonzero(array)
-        else:
-            require(
-                array,
-                (array >= -length) & (array < length),
-                f"{text}[indices]: indices",
-                f"is out of range: there are only {length} entries",
-            )
-            if array.shape[0] == length > 2 and array.min() >= 0 and array.max() <= 1:
-                raise DeclarationError(
-                    f"{text}[...]: {length} numbers, all 0 or 1, look like a mask but would be "
-                    "read as positions; write mask.astype(bool)"
-                )
-            index = array.astype(np.intp) % length
-    if index.shape[0] == 0:
-        raise DeclarationError(f"{text}[...]: selects nothing")
-    return index.astype(np.intp), False
+# NumPy's name of an operator: what it is on an expression, and with the expression on the right.
+_OPERATORS = {
+    "add": ("__add__", "__radd__"),
+    "subtract": ("__sub__", "__rsub__"),
+    "multiply": ("__mul__", "__rmul__"),
+    "divide": ("__truediv__", "__rtruediv__"),
+    "matmul": ("__matmul__", "__rmatmul__"),
+    "power": ("__pow__", "__rpow__"),
+    "less_equal": ("__le__", "__ge__"),
+    "greater_equal": ("__ge__", "__le__"),
+    "equal": ("__eq__", "__eq__"),
+    "less": ("__lt__", "__gt__"),
+    "greater": ("__gt__", "__lt__"),
+    "not_equal": ("__ne__", "__ne__"),
+}
 
 
 def _merge(
@@ -460,5 +461,26 @@ def _bracketed(text: str) -> str:
     return f"({text})" if " + " in text or " - " in text else text
 
 
-def _number_text(value: FloatArray) -> str:
+def _number_text(given: Any, value: FloatArray) -> str:
+    if isinstance(given, Quantity):
+        return given.text
     return f"{value.flat[0]:.10g}" if value.size == 1 or (value == value.flat[0]).all() else "[...]"
+
+
+def _current(thing: Any) -> Any:
+    return thing.current() if isinstance(thing, Expression) else thing
+
+
+def identity(length: int) -> sparse.csr_array:
+    """The matrix of "every entry itself"; known again by `_product`, which saves it the work."""
+    matrix = sparse.csr_array(
+        (np.ones(length), np.arange(length), np.arange(length + 1)), shape=(length, length)
+    )
+    matrix.is_identity = True
+    return matrix
+
+
+def _product(matrix: sparse.csr_array, entries: sparse.csr_array) -> sparse.csr_array:
+    if getattr(entries, "is_identity", False):
+        return matrix
+    return sparse.csr_array(matrix @ entries)

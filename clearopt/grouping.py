@@ -12,6 +12,8 @@ from scipy import sparse
 from clearopt.errors import DeclarationError
 from clearopt.expressions import Expression
 
+_LONGEST_TEXT = 64  # letters, of labels that are grouped as arrays
+
 
 def sum_(expression: Expression, by: Any = None) -> Expression:
     """The total of a vector expression, or one total a group.
@@ -36,8 +38,8 @@ def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
     name = "mean" if mean else "sum"
     if not isinstance(expression, Expression):
         raise DeclarationError(
-            f"co.{name}({type(expression).__name__}): expected an expression of tokens or "
-            f"utilities; for numbers use numpy.{name}"
+            f"co.{name}({type(expression).__name__}): expected one expression of tokens or "
+            f"utilities; several are added with +, and for numbers there is numpy.{name}"
         )
     length = expression.length
     if by is None:
@@ -56,6 +58,8 @@ def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tu
     """Group number of each entry, and the groups' labels in order of first appearance."""
     if isinstance(by, str):
         raise DeclarationError(f"{argument}: one label an entry is needed, got the text {by!r}")
+    if hasattr(by, "factorize") and getattr(by, "ndim", 0) == 1 and len(by) == length:
+        return _from_pandas(by, argument)
     array = _as_labels(by)
     if array.ndim != 1 or array.shape[0] != length:
         raise DeclarationError(
@@ -67,17 +71,73 @@ def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tu
             f"{argument}: label {int(np.isnan(array).argmax())} is missing (NaN)"
         )
     if array.dtype.kind in "biuf":
-        unique, first, inverse = np.unique(array, return_index=True, return_inverse=True)
-        order = np.argsort(first, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(order.shape[0])
-        return rank[inverse].astype(np.intp), tuple(unique[order].tolist())
-    # For text a dictionary is several times faster than the sort inside numpy.unique.
+        return _numbered(array, array)
+    text = _as_text(array)
+    if text is not None:
+        missing = text == ""
+        if missing.any():
+            raise DeclarationError(f"{argument}: label {int(missing.argmax())} is missing ('')")
+        keys = _keys_of(text)
+        group, labels = _numbered(keys, text)
+        if (np.asarray(labels)[group] == text).all():  # else two labels share a key
+            return group, labels
+    return _by_dictionary(array, argument)
+
+
+def _from_pandas(by: Any, argument: str) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
+    codes, labels = by.factorize()
+    group = np.asarray(codes, dtype=np.intp)
+    empty = [i for i, label in enumerate(labels) if _is_missing(label)]
+    missing = (group < 0) | np.isin(group, empty)
+    if missing.any():
+        i = int(missing.argmax())
+        raise DeclarationError(f"{argument}: label {i} is missing ({by.iloc[i]!r})")
+    return group, tuple(labels.tolist())
+
+
+def _numbered(
+    keys: NDArray[Any], labels: NDArray[Any]
+) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
+    """Groups by equal keys, numbered by first appearance, and the label of each."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.shape[0])
+    return rank[inverse].astype(np.intp), tuple(labels[first[order]].tolist())
+
+
+def _as_text(array: NDArray[Any]) -> NDArray[np.str_] | None:
+    """The labels as one array of text, or None where some are not text or very long."""
+    if array.dtype.kind == "O":
+        entries = array.tolist()
+        if set(map(type, entries)) != {str} or max(map(len, entries)) > _LONGEST_TEXT:
+            return None
+        array = np.array(entries, dtype=str)
+    short = array.dtype.kind == "U" and array.dtype.itemsize <= 4 * _LONGEST_TEXT
+    return array if short else None
+
+
+def _keys_of(text: NDArray[np.str_]) -> NDArray[np.uint64]:
+    """One number a label, equal for equal labels: sorting numbers is far faster than text."""
+    letters = np.ascontiguousarray(text).view(np.uint32).reshape(text.shape[0], -1)
+    keys = np.zeros(text.shape[0], dtype=np.uint64)
+    for column in letters.T:  # one pass a letter
+        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(29)
+    return keys
+
+
+def _by_dictionary(
+    array: NDArray[Any], argument: str
+) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
+    """Any hashable labels, one by one."""
     numbers: dict[Hashable, int] = {}
     number = numbers.setdefault
     entries = array.tolist()
     try:
-        group = np.fromiter((number(e, len(numbers)) for e in entries), np.intp, count=length)
+        group = np.fromiter(
+            (number(e, len(numbers)) for e in entries), np.intp, count=array.shape[0]
+        )
     except TypeError as error:
         raise DeclarationError(f"{argument}: labels must be hashable ({error})") from error
     for label, position in zip(numbers, np.unique(group, return_index=True)[1], strict=True):

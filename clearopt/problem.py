@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clearopt.compilation import compile_program
-from clearopt.constraints import Constraint
+from clearopt.allocation import Allocation
+from clearopt.compilation import compile_program, with_level
+from clearopt.constraints import Choice, Constraint
 from clearopt.errors import DeclarationError
-from clearopt.expressions import Allocation, Expression
+from clearopt.expressions import Expression
+from clearopt.parameters import Parameter, parameters_of
 from clearopt.program import Program
-from clearopt.solution import Solution
+from clearopt.solution import Solution, Tokens
 from clearopt.solvers import Backend, get_solver, solve_program
-from clearopt.validation import FloatArray
+
+if TYPE_CHECKING:
+    from clearopt.explain import Explanation
 
 
-class Maximize:
-    """The objective: a scalar expression of tokens and utilities to make as large as possible."""
+class _Objective:
+    """A scalar expression of tokens and utilities, and the direction wanted."""
+
+    minimize = False
 
     def __init__(self, expression: Expression) -> None:
+        name = type(self).__name__
+        example = "tokens" if self.minimize else "accuracy"
         if not isinstance(expression, Expression):
             raise DeclarationError(
-                f"Maximize({type(expression).__name__}): expected an expression, "
-                "e.g. co.Maximize(co.sum(accuracy))"
+                f"{name}({type(expression).__name__}): expected an expression, "
+                f"e.g. co.{name}(co.sum({example}))"
             )
         if not expression.scalar:
             raise DeclarationError(
-                f"Maximize({expression.text}): the objective must be one number, this is a vector "
-                f"of {expression.length}; write co.Maximize(co.sum(...)) or co.mean(...)"
+                f"{name}({expression.text}): the objective must be one number, this is a vector "
+                f"of {expression.length}; write co.{name}(co.sum(...)) or co.mean(...)"
             )
         self.expression = expression
 
     def __repr__(self) -> str:
-        return f"maximize {self.expression.text}"
+        return f"{type(self).__name__.lower()} {self.expression.text}"
+
+
+class Maximize(_Objective):
+    """The objective: a scalar expression of tokens and utilities to make as large as possible."""
+
+
+class Minimize(_Objective):
+    """The objective: tokens, or their cost, to make as small as possible; with accuracy floors."""
+
+    minimize = True
 
 
 class Problem:
     """A declared budget problem.
 
     Args:
-        objective: `co.Maximize(...)`.
+        objective: `co.Maximize(...)` or `co.Minimize(...)`.
         constraints: any number of constraints; name them with `.named("budget")`.
 
     Raises:
@@ -49,29 +66,80 @@ class Problem:
     """
 
     def __init__(
-        self, objective: Maximize, constraints: Iterable[Constraint] | Constraint = ()
+        self,
+        objective: Maximize | Minimize,
+        constraints: Iterable[Constraint | Choice] | Constraint | Choice = (),
     ) -> None:
-        if not isinstance(objective, Maximize):
+        if not isinstance(objective, _Objective):
             raise DeclarationError(
                 f"Problem({type(objective).__name__}, ...): the objective comes first, "
-                "as co.Maximize(...)"
+                "as co.Maximize(...) or co.Minimize(...)"
             )
-        if not isinstance(constraints, Constraint | Iterable):
+        if not isinstance(constraints, Constraint | Choice | Iterable):
             raise DeclarationError(
                 f"Problem(..., {constraints!r}): constraints is a list of comparisons such as "
                 "[co.sum(tokens) <= 4000], or left out"
             )
-        given = [constraints] if isinstance(constraints, Constraint) else list(constraints)
+        alone = isinstance(constraints, Constraint | Choice)
+        given: list[Constraint | Choice] = [constraints] if alone else list(constraints)  # type: ignore[list-item,arg-type]
         for position, constraint in enumerate(given):
-            if not isinstance(constraint, Constraint):
+            if not isinstance(constraint, Constraint | Choice):
                 raise DeclarationError(
                     f"Problem: constraints[{position}] is {constraint!r}, not a constraint; write "
                     "a comparison such as co.sum(tokens) <= 4000"
                 )
-        self.objective = objective
-        self.constraints: Sequence[Constraint] = tuple(given)
-        self.allocations, self.program = compile_program(objective.expression, self.constraints)
+        self.objective: Maximize | Minimize | None = objective
+        self.constraints: Sequence[Constraint | Choice] = tuple(given)
+        self.parameters = parameters_of(objective.expression, *self.constraints)
+        self._compile()
 
+    @classmethod
+    def from_program(cls, program: Program) -> Problem:
+        """A problem around a compiled program, as a file holds it: without its expressions."""
+        problem = object.__new__(cls)
+        problem.objective, problem.constraints = None, ()
+        problem.parameters, problem._versions = frozenset(), {}
+        problem.allocations, problem._program = (), program
+        return problem
+
+    # ------------------------------------------------------------------ compiling
+    @property
+    def program(self) -> Program:
+        """The compiled program, with the values that parameters have now."""
+        changed = {p for p, version in self._versions.items() if p.version != version}
+        if changed and not self._renumber(changed):
+            self._compile()
+        return self._program
+
+    def _compile(self) -> None:
+        assert self.objective is not None
+        constraints = [c.current() if isinstance(c, Constraint) else c for c in self.constraints]
+        self.allocations, self._program = compile_program(
+            self.objective.expression.current(), constraints, minimize=self.objective.minimize
+        )
+        self._versions = {parameter: parameter.version for parameter in self.parameters}
+
+    def _renumber(self, changed: set[Parameter]) -> bool:
+        """Take new right-hand sides over where nothing else has changed; the usual re-solve."""
+        assert self.objective is not None
+        program = self._program
+        if changed & self.objective.expression.parameters:
+            return False
+        for position, constraint in enumerate(self.constraints):
+            if not isinstance(constraint, Constraint) or not changed & constraint.parameters:
+                continue
+            if changed & constraint.expression.parameters:
+                return False
+            name = constraint.name or f"constraint {position}"
+            renumbered = with_level(program, constraint.current(), name)
+            if renumbered is None:
+                return False
+            program = renumbered
+        self._program = program
+        self._versions = {parameter: parameter.version for parameter in self.parameters}
+        return True
+
+    # ------------------------------------------------------------------ solving
     def solve(
         self,
         solver: str | Backend = "dual",
@@ -81,6 +149,7 @@ class Problem:
         seed: int = 0,
         threads: int = 1,
         verbose: bool = False,
+        warm_start: Solution | None = None,
         **options: Any,
     ) -> Solution:
         """Solve, and check the answer independently.
@@ -93,6 +162,8 @@ class Problem:
             seed: for back-ends that draw at random.
             threads: for back-ends that can use several.
             verbose: let the back-end print its own log.
+            warm_start: the solution of a problem much like this one, to start from; it changes
+                the time, not what is proven.
             options: what only this back-end knows.
 
         Raises:
@@ -106,12 +177,74 @@ class Problem:
             seed=seed,
             threads=threads,
             verbose=verbose,
+            warm_start=warm_start,
             **options,
         )
 
-    def value_of(self, allocation: Allocation, solution: Solution) -> FloatArray:
+    def sweep(
+        self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
+        **options: Any,
+    ) -> list[Solution]:  # fmt: skip
+        """Solve once for each value, each solve started from the one before.
+
+        Args:
+            what: the name of a constraint, whose right-hand side takes the values; or a
+                `Parameter` of this problem. Either is left as it was.
+            values: numbers; arrays or mappings by label where the right-hand side is one.
+            solver, options: as in `solve`.
+
+        Raises:
+            DeclarationError: no constraint has that name, the parameter is not part of the
+                problem, or a value is not one the constraint can take.
+        """
+        values = list(values)
+        solutions: list[Solution] = []
+        if isinstance(what, Parameter):
+            if what not in self.parameters:
+                raise DeclarationError(f"sweep: {what.text!r} is not a parameter of this problem")
+            before = what.value
+            try:
+                for value in values:
+                    what.value = value
+                    last = solutions[-1] if solutions else None
+                    solutions.append(self.solve(solver, warm_start=last, **options))
+            finally:
+                what.value = before
+            return solutions
+        backend, base = get_solver(solver), self.program
+        position, constraint = self._named(what)
+        for value in values:
+            changed = constraint.current().with_right_hand_side(value)
+            program = with_level(base, changed, what)
+            if program is None:  # a bound, or another set of entries is limited
+                others = list(self.constraints)
+                others[position] = changed
+                assert self.objective is not None
+                program = Problem(self.objective, others).program
+            last = solutions[-1] if solutions else None
+            solutions.append(solve_program(program, backend, warm_start=last, **options))
+        return solutions
+
+    def _named(self, name: str) -> tuple[int, Constraint]:
+        named = {
+            c.name or f"constraint {position}": (position, c)
+            for position, c in enumerate(self.constraints)
+            if isinstance(c, Constraint)
+        }
+        if name not in named:
+            known = ", ".join(repr(known) for known in named) or "none"
+            raise DeclarationError(
+                f"sweep: no constraint is named {name!r}; there are {known}"
+                + ("" if self.objective else " (a loaded problem is swept by declaring it again)")
+            )
+        return named[name]
+
+    # ------------------------------------------------------------------ reading
+    def value_of(self, allocation: Allocation, solution: Solution) -> Tokens:
         """The part of `solution.allocation` that belongs to one of several allocations."""
-        if not isinstance(solution, Solution) or solution.program is not self.program:
+        if not isinstance(solution, Solution) or solution.program.allocations != tuple(
+            (a.name, a.length) for a in self.allocations
+        ):
             raise DeclarationError("value_of: the solution is not one of this problem")
         start = 0
         for candidate in self.allocations:
@@ -125,13 +258,21 @@ class Problem:
         name = allocation.text if isinstance(allocation, Allocation) else repr(allocation)
         raise DeclarationError(f"value_of: {name} is not part of this problem")
 
-    @cached_property
+    def explain(self) -> Explanation:
+        """The program as mathematics a person can read; `.latex()` for a paper."""
+        from clearopt.explain import explain
+
+        return explain(self.program)
+
+    @property
     def size(self) -> str:
         """One line: how many queries, rows and floors."""
-        p: Program = self.program
+        p = self.program
         return f"{p.n} queries, {p.rows.shape[0]} rows, {p.floors.shape[0]} accuracy floors"
 
     def __repr__(self) -> str:
+        if self.objective is None:
+            return str(self.explain())
         lines = [repr(self.objective), "subject to"]
         lines += [f"  {f'{c.name}: ' if c.name else ''}{c.text}" for c in self.constraints]
         return "\n".join([*lines, f"({self.size})"])

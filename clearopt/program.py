@@ -1,15 +1,17 @@
 """`Program`: what every problem compiles to, and all that a back-end ever sees.
 
-    maximise    offset + sum_i  w_i U_i(b_i) - c_i b_i
-    subject to  sum_i  A_ki b_i  {<=, >=, ==}  r_k     linear rows
-                sum_i  V_ji U_i(b_i)  >=  f_j          accuracy floors, V >= 0
-                b_i in [l_i, u_i], whole where integer
+    maximise    offset + sum_i  w_i U_i(b_i) - c_i b_i - d_i C_i(b_i)
+    subject to  sum_i  A_ki b_i + B_ki C_i(b_i)  {<=, >=, ==}  r_k     rows
+                sum_i  V_ji U_i(b_i)  >=  f_j                          accuracy floors, V >= 0
+                b_i in [l_i, u_i], or {0} + [l_i, u_i] where semicontinuous; whole where integer
+                at most one b_i of each choice is positive
 
 Plain arrays, float64, and no knowledge of the language before it or the solvers behind it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from clearopt.utilities import Utility
+from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray
 
 Sense = Literal["<=", ">=", "=="]
+
+
+def _none() -> FloatArray:
+    """A stand-in for an array that was not given; `Program` puts one of the right shape there."""
+    return np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +41,41 @@ class UtilityBlock:
 
 
 @dataclass(frozen=True, eq=False)
+class CurveBlock:
+    """One family of cost curves on the queries at `index`: parameters and `index` are (m,)."""
+
+    family: CostCurve
+    index: NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundEntries:
+    """What a constraint that became bounds says: factor_e * b[query_e] {sense} level_e, (m,)."""
+
+    query: NDArray[np.intp]
+    factor: FloatArray
+    level: FloatArray
+    sense: Sense
+
+
+@dataclass(frozen=True, eq=False)
 class ConstraintGroup:
-    """The rows one declared constraint became; `labels` has one entry a row if it was grouped."""
+    """What one declared constraint became; `labels` has one entry a row if it was grouped.
+
+    A `row` or `floor` constraint is `count` rows or floors from `first` on; a `bound` constraint
+    has tightened bounds, and `bounds` says which.
+    """
 
     name: str
-    kind: Literal["row", "floor"]
+    kind: Literal["row", "floor", "bound"]
     first: int
     count: int
     labels: tuple[Hashable, ...] | None = None
     scalar: bool = True
     # Labels (positions, if not grouped) declared with an infinite limit: they have no row, price 0.
     unlimited: tuple[Hashable, ...] = ()
+    bounds: BoundEntries | None = None
+    text: str = ""  # as the user wrote it
 
     @property
     def rows(self) -> slice:
@@ -62,8 +93,18 @@ class Program:
         utilities: the families; a query in no block has utility 0, none is in two.
         rows, senses, right_hand_side: (K, n) sparse, K senses, (K,) finite.
         floors, floor_levels: (J, n) sparse and non-negative, (J,).
-        constraints: how rows and floors group into what the user declared, in that order.
+        constraints: what the user declared, in that order.
         offset: a constant of the objective.
+        semicontinuous: (n,) bool, nothing or at least `lower`.
+        choice: (n,) the choice each query belongs to, -1 for none. Of the queries of one choice
+            at most one has more than nothing; their lower bounds are 0 or semicontinuous.
+        curves: the cost curves; a query in no block has the curve 0, none is in two.
+        curve_rows, curve_cost: (K, n) sparse, (n,): what rows and objective charge of a curve.
+        minimize: whether the user asked for the least of the negative of this objective.
+        allocations: name and length of the allocations that the queries are laid out from.
+        objective_text: the objective as the user wrote it.
+        declared_lower, declared_upper: (n,) the allocations' own bounds, before constraints
+            tightened them; empty where unknown.
     """
 
     weight: FloatArray
@@ -79,12 +120,48 @@ class Program:
     floor_levels: FloatArray
     constraints: tuple[ConstraintGroup, ...] = ()
     offset: float = 0.0
-    names: tuple[str, ...] = field(default=())  # one name a query, or none
+    semicontinuous: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    choice: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    curves: tuple[CurveBlock, ...] = ()
+    curve_rows: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0)))
+    curve_cost: FloatArray = field(default_factory=_none)
+    minimize: bool = False
+    allocations: tuple[tuple[str, int], ...] = ()
+    objective_text: str = ""
+    declared_lower: FloatArray = field(default_factory=_none)
+    declared_upper: FloatArray = field(default_factory=_none)
+
+    def __post_init__(self) -> None:
+        n, rows = self.n, self.rows.shape[0]
+        defaults = {
+            "semicontinuous": np.zeros(n, dtype=np.bool_),
+            "choice": np.full(n, -1, dtype=np.intp),
+            "curve_cost": np.zeros(n),
+            "curve_rows": sparse.csr_array((rows, n)),
+        }
+        for name, default in defaults.items():
+            if getattr(self, name).shape[0] != default.shape[0] or not default.shape[0]:
+                object.__setattr__(self, name, default)
 
     @property
     def n(self) -> int:
         """How many queries there are."""
         return int(self.weight.shape[0])
+
+    @property
+    def least(self) -> FloatArray:
+        """(n,) the fewest tokens each query can have: 0 where semicontinuous."""
+        return np.where(self.semicontinuous, 0.0, self.lower)
+
+    @property
+    def sign(self) -> float:
+        """+1 where the user maximises, -1 where the user minimises."""
+        return -1.0 if self.minimize else 1.0
+
+    @cached_property
+    def has_curves(self) -> bool:
+        """Whether any row, or the objective, charges a cost curve."""
+        return bool(self.curve_rows.nnz or self.curve_cost.any())
 
     @cached_property
     def sense_array(self) -> NDArray[np.str_]:
@@ -104,7 +181,41 @@ class Program:
             slopes[block.index] = block.family.marginal(tokens[block.index])
         return slopes
 
+    def curve_value(self, tokens: FloatArray) -> FloatArray:
+        """C_i(b_i) for every query, expected tokens, (n,)."""
+        values = np.zeros(self.n)
+        for block in self.curves:
+            values[block.index] = block.family.value(tokens[block.index])
+        return values
+
+    def curve_marginal(self, tokens: FloatArray) -> FloatArray:
+        """C_i'(b_i) for every query, (n,)."""
+        slopes = np.zeros(self.n)
+        for block in self.curves:
+            slopes[block.index] = block.family.marginal(tokens[block.index])
+        return slopes
+
+    def activity(self, tokens: FloatArray) -> FloatArray:
+        """The left-hand side of every row, (K,)."""
+        activity = self.rows @ tokens
+        if self.curve_rows.nnz:
+            activity = activity + self.curve_rows @ self.curve_value(tokens)
+        return activity
+
+    def activity_size(self, tokens: FloatArray) -> FloatArray:
+        """What the terms of every row add up to in size, (K,): the scale of its rounding."""
+        size = abs(self.rows) @ np.abs(tokens)
+        if self.curve_rows.nnz:
+            size = size + abs(self.curve_rows) @ self.curve_value(tokens)
+        return size
+
+    def gains(self, tokens: FloatArray) -> FloatArray:
+        """Each query's part of the objective, (n,)."""
+        gains = self.weight * self.utility(tokens) - self.cost * tokens
+        if self.curve_cost.any():
+            gains = gains - self.curve_cost * self.curve_value(tokens)
+        return gains
+
     def objective(self, tokens: FloatArray) -> float:
         """The objective at an allocation."""
-        gains = self.weight * self.utility(tokens) - self.cost * tokens
-        return float(self.offset + np.sum(gains))
+        return float(self.offset + math.fsum(self.gains(tokens)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.certificate import Feasibility, relative_gap
+from clearopt.prices import Price
 from clearopt.program import Program
 from clearopt.validation import FloatArray
 
+Tokens = FloatArray | NDArray[np.int64]
 Status = Literal["optimal", "feasible", "infeasible", "unbounded", "unknown"]
-Price = float | FloatArray | dict[Hashable, float]
 
 STATUS_MEANING: Mapping[str, str] = {
     "optimal": "proven: the allocation is feasible and within the tolerance of the bound",
@@ -32,20 +33,25 @@ class Solution:
 
     Attributes:
         status: one of `STATUS_MEANING`; `optimal` only with a checked allocation and a bound.
-        allocation: (n,) tokens for each query, or None where none was found.
+        allocation: (n,) tokens for each query, integers where all tokens are counted whole; None
+            where no allocation was found.
         objective: the objective at `allocation`, recomputed in NumPy (NaN without one).
-        bound: a rigorous upper bound on the optimum (infinite where the solver gives none).
+        bound: a rigorous bound on the optimum, from above where it is maximised and from below
+            where it is minimised (infinite where the solver gives none).
         prices: by constraint name, the dual multipliers that prove the bound; objective per unit
-            on the right-hand side, positive where more would help; a dict for a grouped one.
+            on the right-hand side, positive where more would help; a dict for a grouped one, an
+            array for one on a vector.
         marginal_values: by constraint name, what one more unit buys with the funded set as it is.
         utilities, funded: (n,) expected accuracy, and whether the query is served at all.
         feasibility: the independent check of `allocation`.
         solver, seconds, message, statistics: who, how long, why it stopped, and counts.
+        row_prices, floor_prices: the prices in the order of the program's rows (K,) and floors
+            (J,), or None.
     """
 
     status: Status
     program: Program = field(repr=False)
-    allocation: FloatArray | None
+    allocation: Tokens | None
     objective: float
     bound: float
     prices: dict[str, Price]
@@ -57,13 +63,16 @@ class Solution:
     seconds: float
     message: str = ""
     statistics: dict[str, Any] = field(default_factory=dict)
+    row_prices: FloatArray | None = field(default=None, repr=False)
+    floor_prices: FloatArray | None = field(default=None, repr=False)
 
     @property
     def gap(self) -> float:
-        """(bound - objective) / max(|bound|, |objective|); infinite without either."""
+        """|bound - objective| / max(|bound|, |objective|); infinite without either."""
         if self.allocation is None or not math.isfinite(self.bound):
             return math.inf
-        return relative_gap(self.objective, self.bound)
+        sign = self.program.sign
+        return relative_gap(sign * self.objective, sign * self.bound)
 
     def summary(self) -> str:
         """A few lines for a person: status, numbers with their bound, prices, who is funded."""
@@ -87,6 +96,13 @@ class Solution:
         for name, value in self.marginal_values.items():
             lines.append(f"  marginal   {name}: {_show(value)}")
         return "\n".join(lines)
+
+
+def counted(program: Program, tokens: FloatArray | None) -> Tokens | None:
+    """An allocation as users get it: integers where all tokens are counted whole."""
+    if tokens is None or not program.integer.all():
+        return tokens
+    return np.rint(tokens).astype(np.int64)
 
 
 def _show(price: Price) -> str:

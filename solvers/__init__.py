@@ -150,7 +150,7 @@ def solve_program(program: Program, backend: Backend, **options: Any) -> Solutio
     return backend.solve(program, SolveOptions(**common, extra=options))
 
 
-_COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose")
+_COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose", "warm_start")
 
 
 def _names() -> list[str]:

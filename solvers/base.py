@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -16,11 +16,16 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 
 Feature = Literal[
-    "several rows", "negative coefficients", "equality rows", "accuracy floors", "whole tokens"
+    "several rows",
+    "negative coefficients",
+    "equality rows",
+    "accuracy floors",
+    "whole tokens",
+    "semicontinuous tokens",
+    "choices",
+    "cost curves",
 ]
-ALL_FEATURES: frozenset[Feature] = frozenset(
-    ("several rows", "negative coefficients", "equality rows", "accuracy floors", "whole tokens")
-)
+ALL_FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,19 @@ class SolveOptions:
     seed: int = 0
     threads: int = 1
     verbose: bool = False
+    warm_start: Solution | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.tolerance, Real) and 0 <= self.tolerance < math.inf):
+        if isinstance(self.tolerance, bool) or not (
+            isinstance(self.tolerance, Real) and 0 <= self.tolerance < math.inf
+        ):
             raise DeclarationError(
                 f"tolerance = {self.tolerance!r}: must be a number of at least 0 (a relative gap)"
             )
         limit = self.time_limit
-        if limit is not None and not (isinstance(limit, Real) and limit > 0):
+        real = isinstance(limit, Real) and not isinstance(limit, bool)
+        if limit is not None and not (real and limit > 0):
             raise DeclarationError(
                 f"time_limit = {limit!r}: must be a positive number of seconds, or None"
             )
@@ -50,6 +59,10 @@ class SolveOptions:
             )
         if not isinstance(self.seed, Integral) or self.seed < 0:
             raise DeclarationError(f"seed = {self.seed!r}: must be a whole number, at least 0")
+        if self.warm_start is not None and not isinstance(self.warm_start, Solution):
+            raise DeclarationError(
+                f"warm_start = {self.warm_start!r}: must be a Solution of an earlier solve, or None"
+            )
 
 
 class Backend(ABC):
@@ -96,7 +109,7 @@ def features_of(program: Program) -> frozenset[Feature]:
     found: set[Feature] = set()
     if program.rows.shape[0] > 1:
         found.add("several rows")
-    if program.rows.nnz and program.rows.data.min() < 0:
+    if any(m.nnz and m.data.min() < 0 for m in (program.rows, program.curve_rows)):
         found.add("negative coefficients")
     if np.any(program.sense_array == "=="):
         found.add("equality rows")
@@ -104,4 +117,10 @@ def features_of(program: Program) -> frozenset[Feature]:
         found.add("accuracy floors")
     if program.integer.any():
         found.add("whole tokens")
+    if program.semicontinuous.any():
+        found.add("semicontinuous tokens")
+    if np.any(program.choice >= 0):
+        found.add("choices")
+    if program.has_curves:
+        found.add("cost curves")
     return frozenset(found)

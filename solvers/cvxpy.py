@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clearopt.assemble import make_solution
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
+from clearopt.solvers.choices import Choices
+from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
+from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.relaxation import (
     Envelope,
     concave_envelope,
@@ -64,10 +67,18 @@ class Cvxpy(Backend):
                 message="tokens can be added without end, and each one adds to the objective",
             )
         run = _Run(_chosen_solver(options), options, deadline)
-        envelope = concave_envelope(program, *implied_bounds(program))
-        relaxed = _relax(program, envelope, run)
-        tokens = None if relaxed.tokens is None else _round(program, envelope, relaxed, run)
+        seen = _in_cost(program)
+        envelope = concave_envelope(seen.program, seen.lower, seen.upper)
+        relaxed = _relax(seen.program, envelope, run)
+        tokens = None
+        if relaxed.tokens is not None and program.has_curves:
+            tokens = repair(program, seen.tokens(relaxed.tokens), time_limit=_finite(run.left))
+        elif relaxed.tokens is not None:
+            tokens = _round(program, envelope, relaxed, run)
         message = relaxed.message
+        if relaxed.infeasible:
+            reason = infeasibility_message(program, REASONS_TIME_LIMIT)
+            message = f"{message}: {reason}" if reason else message
         if tokens is None and relaxed.tokens is not None:
             message = "; ".join(
                 filter(None, (message, "no rounding of the relaxation is feasible"))
@@ -90,6 +101,23 @@ class Cvxpy(Backend):
                 "relaxed_objective": relaxed.value,
             },
         )
+
+
+def _in_cost(program: Program) -> InCost:
+    """The program without cost curves: queries charged one have that cost as their variable."""
+    lower, upper = implied_bounds(program)
+    if program.has_curves and np.isinf(upper).any():
+        raise UnsupportedProblemError(
+            f"query {int(np.argmax(np.isinf(upper)))} has no upper bound, and none follows from "
+            "the rows; with cost curves 'cvxpy' needs one: give Allocation(..., upper=...)"
+        )
+    seen = in_cost(program, lower, upper)
+    if seen.program.has_curves:
+        raise UnsupportedProblemError(
+            "solver 'cvxpy' cannot charge a query both its tokens and its cost curve; 'dual' and "
+            "'scip' can"
+        )
+    return seen
 
 
 def _chosen_solver(options: SolveOptions) -> str:
@@ -346,6 +374,11 @@ class _Scaled:
                 )
                 by_sense[sense] = (k, row)
                 constraints.append(row)
+        choices = Choices.of(program.choice)
+        if choices is not None:
+            # One option of each, relaxed: the shares of their upper bounds add up to one at most.
+            share = np.where(self.most > 0, 1.0 / np.where(self.most > 0, self.most, 1.0), 0.0)
+            constraints.append(choices.matrix().multiply(share[None, :]).tocsr() @ taken <= 1.0)
         floor = None
         if program.floors.shape[0]:
             floor = self.floors @ utility >= self.level
@@ -452,6 +485,10 @@ def _decisions(
         flip = nobody.copy()
         flip[i] = True
         found += [filled(nobody, never=flip), filled(flip)]
+    choices = Choices.of(program.choice)
+    if choices is not None:
+        liked = np.where(np.isfinite(merit), merit, np.finfo(float).max)
+        found = [up & choices.best(np.where(up, liked, -1.0)) for up in found]
     distinct: list[NDArray[np.bool_]] = []
     for up in found:
         if not any(np.array_equal(up, other) for other in distinct):

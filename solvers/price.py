@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import time
+from typing import ClassVar
 
 import numpy as np
 
 from clearopt.assemble import make_solution
+from clearopt.errors import UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
-from clearopt.solvers.base import Backend, SolveOptions
+from clearopt.solvers.base import Backend, Feature, SolveOptions
 from clearopt.solvers.dual import one_row_program, restore
 from clearopt.solvers.dual.one_row import guess_price, relax
-from clearopt.solvers.dual.separable import Unbounded, separate
+from clearopt.solvers.dual.separable import Unbounded, separate, view
 
 
 class Price(Backend):
@@ -25,7 +27,9 @@ class Price(Backend):
 
     name = "price"
     summary = "price search alone, as in the paper: a bound, and the budget not used up (baseline)"
-    supports = frozenset({"negative coefficients", "whole tokens"})
+    supports: ClassVar[frozenset[Feature]] = frozenset(
+        ("negative coefficients", "whole tokens", "semicontinuous tokens", "cost curves")
+    )
     certifies = "bound"
     modules = ("jax",)
 
@@ -35,13 +39,20 @@ class Price(Backend):
         infeasible = unbounded = False
         message = ""
         try:
-            queries = separate(program)
-            row, sign = one_row_program(program, queries)
+            seen = view(program)
+            queries = separate(seen)
+            if queries.grid is not None:
+                raise UnsupportedProblemError(
+                    f"solver {self.name!r} cannot charge a query both its tokens and its cost "
+                    "curve; 'dual' and 'scip' can"
+                )
+            row, sign = one_row_program(seen.program, queries)
             relaxation = relax(row, queries.lower, queries.upper, start=guess_price(row))
             bound = program.offset + relaxation.bound
             prices[:] = sign * relaxation.price
             infeasible = not relaxation.fits
-            tokens = restore(queries, relaxation.under) if relaxation.fits else None
+            if relaxation.fits:
+                tokens = seen.tokens(restore(queries, relaxation.under))
         except Unbounded as reason:
             unbounded, message = True, str(reason)
         return make_solution(

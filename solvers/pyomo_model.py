@@ -1,8 +1,11 @@
 """The very same `Program` as a Pyomo model, exact to the letter, for general MINLP solvers.
 
-    maximise    offset + sum_i  w_i utility_i - c_i tokens_i
-    subject to  the program's rows on `tokens` and floors on `utility`
+    maximise    offset + sum_i  w_i utility_i - c_i tokens_i - d_i charge_i
+    subject to  the program's rows on `tokens` and `charge`, and floors on `utility`
                 utility_i <= U_i(excess_i),     excess_i = max(tokens_i - origin_i, 0)
+                charge_i = C_i(tokens_i)
+                least_i served_i <= tokens_i <= upper_i served_i     (semicontinuous, or a choice)
+                sum of served_i over a choice <= 1
 
 `utility_i` only bounds U_i from below: weights and floors are never negative, so at an optimum it
 is U_i wherever it counts. The maximum in `excess` is modelled exactly, with one binary `started_i`
@@ -19,19 +22,22 @@ from scipy import sparse
 from clearopt.errors import UnsupportedProblemError
 from clearopt.program import Program, UtilityBlock
 from clearopt.solvers.relaxation import Envelope, concave_envelope, implied_bounds
+from clearopt.utilities import Tabulated
 from clearopt.validation import FloatArray
 
 # Where the envelope's tangents are placed: slopes relative to its first, straight part.
 _CUT_SLOPES = (1.0, 0.7, 0.4, 0.2, 0.05)
+_STEP_SLACK = 1e-7  # relative: a step missed by so little was meant to be reached
 
 
 def build_model(program: Program) -> Any:
     """A `pyomo.environ.ConcreteModel` of the program.
 
     Returns:
-        A model with variables `tokens[i]`, `utility[i]`, `excess[i]`, `started[i]` (the last
-        three only where they are needed), constraints `rows[k]`, `floors[j]`, `is_utility[i]` and
-        valid cuts `envelope[...]`, and the objective `total`.
+        A model with variables `tokens[i]`, `utility[i]`, `excess[i]`, `started[i]`, `served[i]`,
+        `charge[i]` (all but the first only where they are needed), constraints `rows[k]`,
+        `floors[j]`, `is_utility[i]`, `is_charge[i]` and valid cuts `envelope[...]`, and the
+        objective `total`.
 
     Raises:
         UnsupportedProblemError: a query with a utility has no finite upper bound, declared or
@@ -46,13 +52,16 @@ def build_model(program: Program) -> Any:
         domain=lambda _, i: pyo.Integers if program.integer[i] else pyo.Reals,
         bounds=lambda _, i: (_finite(float(lower[i])), _finite(float(upper[i]))),
     )
+    _add_served(model, program, upper)
+    _add_charges(model, program, upper)
     _add_utilities(model, program, lower, upper)
     # An empty row still has to be a Pyomo relation: 0 tokens of nobody.
     model.nobody = pyo.Var(bounds=(0.0, 0.0))
     model.rows = pyo.Constraint(
         range(program.rows.shape[0]),
         rule=lambda m, k: _related(
-            _weighted(m.nobody, m.tokens, program.rows, k),
+            _weighted(m.nobody, m.tokens, program.rows, k)
+            + _weighted(m.nobody, m.charge, program.curve_rows, k),
             program.senses[k],
             float(program.right_hand_side[k]),
         ),
@@ -68,6 +77,11 @@ def build_model(program: Program) -> Any:
     ]
     costs = [
         float(program.cost[i]) * model.tokens[i] for i in range(program.n) if program.cost[i] != 0
+    ]
+    costs += [
+        float(program.curve_cost[i]) * model.charge[i]
+        for i in range(program.n)
+        if program.curve_cost[i] != 0
     ]
     model.total = pyo.Objective(
         expr=pyo.quicksum(gains) - pyo.quicksum(costs) + program.offset + model.nobody,
@@ -94,6 +108,60 @@ def _related(expression: Any, sense: str, level: float) -> Any:
     if sense == "<=":
         return expression <= level
     return expression >= level if sense == ">=" else expression == level
+
+
+def _add_served(model: Any, program: Program, upper: FloatArray) -> None:
+    """Who has tokens at all, where that is a decision of its own."""
+    import pyomo.environ as pyo
+
+    least = np.where(program.semicontinuous, program.lower, 0.0)
+    deciding = np.flatnonzero(program.semicontinuous | (program.choice >= 0)).tolist()
+    for i in deciding:
+        if not np.isfinite(upper[i]):
+            raise UnsupportedProblemError(
+                f"query {i} has no upper bound, and none follows from the rows; nothing or at "
+                "least so much cannot be modelled without one: give Allocation(..., upper=...)"
+            )
+    model.served = pyo.Var(deciding, domain=pyo.Binary)
+    model.at_least = pyo.Constraint(
+        [i for i in deciding if least[i] > 0],
+        rule=lambda m, i: m.tokens[i] >= float(least[i]) * m.served[i],
+    )
+    model.only_served = pyo.Constraint(
+        deciding, rule=lambda m, i: m.tokens[i] <= float(upper[i]) * m.served[i]
+    )
+    options: dict[int, list[int]] = {}
+    for i in np.flatnonzero(program.choice >= 0).tolist():
+        options.setdefault(int(program.choice[i]), []).append(i)
+    model.choice = pyo.Constraint(
+        list(options), rule=lambda m, k: pyo.quicksum(m.served[i] for i in options[k]) <= 1
+    )
+
+
+def _add_charges(model: Any, program: Program, upper: FloatArray) -> None:
+    """What each query is charged where rows charge its cost curve."""
+    import pyomo.environ as pyo
+
+    charged = program.curve_cost != 0
+    charged[program.curve_rows.indices] = True
+    members = [
+        (block, member, int(query))
+        for block in program.curves
+        for member, query in enumerate(block.index)
+        if charged[query]
+    ]
+    for _, _, i in members:
+        if not np.isfinite(upper[i]):
+            raise UnsupportedProblemError(
+                f"query {i} has no upper bound, and none follows from the rows; its cost curve "
+                "cannot be modelled without one: give Allocation(..., upper=...)"
+            )
+    most = program.curve_value(np.where(np.isfinite(upper), upper, 0.0))
+    model.charge = pyo.Var([i for _, _, i in members], bounds=lambda _, i: (0.0, float(most[i])))
+    model.is_charge = pyo.Constraint([i for _, _, i in members])
+    for block, member, i in members:
+        curve = block.family.expression(model.tokens[i], pyo.exp, member)
+        model.is_charge[i] = model.charge[i] == _abs_by_name(curve)
 
 
 def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: FloatArray) -> None:
@@ -136,6 +204,8 @@ def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: Float
         crossing, rule=lambda m, i: m.excess[i] <= m.excess[i].ub * m.started[i]
     )
     model.is_utility = pyo.Constraint(queries)
+    model.chosen_step = pyo.VarList(domain=pyo.Binary)
+    model.steps = pyo.ConstraintList()
     model.envelope = pyo.Constraint(pyo.Any)
     for block, member, i in blocks:
         _tie_utility(model, block, member, i, envelope)
@@ -155,7 +225,79 @@ def _tie_utility(model: Any, block: UtilityBlock, member: int, i: int, envelope:
         model.utility[i].setub(float(max(envelope.base[i], 0.0)))
         return
     excess = model.excess[i] if i in model.excess else model.tokens[i] - _origin(envelope, i)
-    model.is_utility[i] = model.utility[i] <= block.family.expression(excess, pyo.exp, member)
+    if isinstance(block.family, Tabulated) and block.family.interpolation == "step":
+        _tie_steps(model, block.family.take(slice(member, member + 1)), i)
+        return
+    formula = block.family.expression(excess, pyo.exp, member)
+    model.is_utility[i] = model.utility[i] <= _abs_by_name(formula)
+
+
+def steps_meant(program: Program, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Bounds, (n,) each, around the steps that a solver's `tokens` stand for.
+
+    Its tolerance takes 99.99999999 tokens for 100, a step curve does not: between two the higher
+    one was meant, from its first amount on or up to its last one. Elsewhere, and for whole tokens,
+    they are the program's own bounds.
+    """
+    lower, upper = program.lower.copy(), program.upper.copy()
+    for block in program.utilities:
+        if not (isinstance(block.family, Tabulated) and block.family.interpolation == "step"):
+            continue
+        i = block.index
+        grid, values = block.family.grid, block.family.values
+        room = _STEP_SLACK * np.maximum(np.abs(tokens[i]), 1.0)
+        last = (grid <= (tokens[i] + room)[:, None]).sum(axis=1)[:, None] - 1
+        start, reached = (np.take_along_axis(table, last, 1)[:, 0] for table in (grid, values))
+        before = np.take_along_axis(values, np.maximum(last - 1, 0), 1)[:, 0]
+        fallen = (start > tokens[i] - room) & (before > reached)
+        free = ~program.integer[i]
+        first = np.where(free & ~fallen, start, lower[i])
+        end = np.where(free & fallen, np.nextafter(start, -np.inf), upper[i])
+        lower[i] = np.maximum(lower[i], np.minimum(first, upper[i]))
+        upper[i] = np.minimum(upper[i], np.maximum(end, lower[i]))
+    return lower, upper
+
+
+def _abs_by_name(expression: Any) -> Any:
+    """The same expression with |.| as a function by name: Pyomo's SCIP interface knows it so only.
+
+    What `abs(...)` makes in Pyomo is a node of a type that the interface refuses.
+    """
+    from pyomo.core.expr.numeric_expr import AbsExpression, UnaryFunctionExpression
+    from pyomo.core.expr.visitor import ExpressionReplacementVisitor
+
+    class ByName(ExpressionReplacementVisitor):  # type: ignore[misc]  # Pyomo carries no types
+        def exitNode(self, node: Any, data: Any) -> Any:
+            node = super().exitNode(node, data)
+            if isinstance(node, AbsExpression):
+                return UnaryFunctionExpression(node.args, "abs", abs)
+            return node
+
+    return ByName().walk_expression(expression)
+
+
+def _tie_steps(model: Any, table: Tabulated, i: int) -> None:
+    """utility_i <= the value of the one step chosen, on which tokens_i must lie.
+
+    A step is closed at both ends here: where the curve jumps down, the larger value counts at the
+    jump itself (whole tokens stay below it).
+    """
+    grid, values = table.grid[0], table.values[0]
+    tokens = model.tokens[i]
+    lowest, highest = tokens.bounds
+    first, last = grid, np.append(grid[1:], np.inf)
+    if tokens.is_integer():
+        first, last = np.ceil(first), np.ceil(last) - 1.0
+    first, last = np.maximum(first, lowest), np.minimum(last, highest)
+    open_ = np.flatnonzero(first <= last).tolist()
+    chosen = [model.chosen_step.add() for _ in open_]
+    pairs = list(zip(open_, chosen, strict=True))
+    model.steps.add(sum(chosen) == 1)
+    model.steps.add(tokens >= sum(float(first[k]) * binary for k, binary in pairs))
+    if (np.diff(values[open_]) < 0).any():  # otherwise more tokens never harm
+        model.steps.add(tokens <= sum(float(last[k]) * binary for k, binary in pairs))
+    reached = sum(float(values[k]) * binary for k, binary in pairs)
+    model.is_utility[i] = model.utility[i] <= reached
 
 
 def _add_cuts(model: Any, envelope: Envelope, queries: list[int]) -> None:

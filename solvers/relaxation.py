@@ -13,12 +13,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
-from clearopt.program import Program
+from clearopt.program import Program, UtilityBlock
+from clearopt.solvers.choices import Choices
 from clearopt.utilities import Utility
 from clearopt.validation import FloatArray
 
 _HALVINGS = 200  # from any excess to any other, to the last bit
 _WHOLE_SLACK = 1e-9  # a bound this close to a whole number is meant to be it
+_STEEP_REACH = 1e-8  # of the bounds' width, to the tangent of an infinitely steep start
 _SAFETY = 1.0 + 1e-12  # a chord's slope is rounded up, so that it stays above the curve
 
 
@@ -31,34 +33,69 @@ def implied_bounds(program: Program) -> tuple[FloatArray, FloatArray]:
     for them. Bounds of whole tokens are whole. Rows that cannot be met at all are left to the
     solver to prove so: `upper` never falls below `lower`.
     """
-    lower = np.where(program.integer, np.ceil(program.lower - _WHOLE_SLACK), program.lower)
+    lower = np.where(program.integer, np.ceil(program.least - _WHOLE_SLACK), program.least)
     upper = np.minimum(program.upper, np.inf)
-    at_most, limit = _at_most_rows(program)
-    entries = at_most.tocoo()
+    at_most, limit = _at_most(program, program.rows)
+    curved, _ = _at_most(program, program.curve_rows)
+    entries, bent = at_most.tocoo(), curved.tocoo()
     row, query, coefficient = entries.row, entries.col, entries.data
     charged = coefficient > 0
     with np.errstate(invalid="ignore", over="ignore"):
         for _ in range(2):  # an upper bound tightened in one row helps the next
             ends = np.where(charged, lower[query], upper[query])
             least = np.bincount(row, weights=coefficient * ends, minlength=limit.size)
+            if bent.nnz:
+                dear = np.where(bent.data > 0, lower[bent.col], upper[bent.col])
+                cheap = _curve_at(program, bent.col, dear)
+                least = least + np.bincount(bent.row, bent.data * cheap, minlength=limit.size)
             room = (limit - least)[row[charged]] / coefficient[charged]
             reach = lower[query[charged]] + np.where(np.isnan(room), np.inf, room)
             np.minimum.at(upper, query[charged], reach)
-    enough = lower.copy()
+            if bent.nnz:
+                up = bent.data > 0
+                room = (limit - least)[bent.row[up]] / bent.data[up] + cheap[up]
+                reach = _curve_inverse(program, bent.col[up], np.maximum(room, 0.0))
+                np.minimum.at(upper, bent.col[up], np.where(np.isnan(reach), np.inf, reach))
+    enough = np.where(program.semicontinuous, program.lower, lower)
     for block in program.utilities:
         # Rounded upwards: origin + excess may round to the origin, where there is no utility yet.
         saturated = np.nextafter(block.family.origin + block.family.saturation_excess, np.inf)
-        enough[block.index] = np.maximum(lower[block.index], saturated)
+        enough[block.index] = np.maximum(enough[block.index], saturated)
     enough = np.maximum(enough, _asked_for(program, lower, upper))
     upper = np.minimum(upper, np.where(program.integer, np.ceil(enough), enough))
     upper = np.where(program.integer, np.floor(upper + _WHOLE_SLACK), upper)
+    upper = np.where(program.semicontinuous & (upper < program.lower), 0.0, upper)
     return lower, np.maximum(upper, lower)
 
 
-def _at_most_rows(program: Program) -> tuple[sparse.csr_array, FloatArray]:
+def _at_most(program: Program, rows: sparse.csr_array) -> tuple[sparse.csr_array, FloatArray]:
     """Every row as `<=`: a `>=` row negated, an `==` row its `<=` half."""
     sign = np.where(program.sense_array == ">=", -1.0, 1.0)
-    return sparse.csr_array(program.rows.multiply(sign[:, None])), sign * program.right_hand_side
+    return sparse.csr_array(rows.multiply(sign[:, None])), sign * program.right_hand_side
+
+
+def _curve_at(program: Program, query: np.ndarray, tokens: FloatArray) -> FloatArray:
+    """C of the queries named, (m,), at `tokens` of each, (m,)."""
+    return _of_curves(program, query, tokens, "value")
+
+
+def _curve_inverse(program: Program, query: np.ndarray, cost: FloatArray) -> FloatArray:
+    """The tokens that cost each of the queries named so much, (m,)."""
+    # A hair more, so that rounding in the inverse cuts nothing off.
+    return _of_curves(program, query, cost * (1 + 1e-12), "inverse") * (1 + 1e-12)
+
+
+def _of_curves(program: Program, query: np.ndarray, at: FloatArray, what: str) -> FloatArray:
+    found = np.zeros(query.size)
+    member = np.full(program.n, -1, dtype=np.intp)
+    for block in program.curves:
+        member[:] = -1
+        member[block.index] = np.arange(block.index.size)
+        here = np.flatnonzero(member[query] >= 0)
+        if here.size:
+            family = block.family.take(member[query[here]])
+            found[here] = getattr(family, what)(at[here])
+    return found
 
 
 def _asked_for(program: Program, lower: FloatArray, upper: FloatArray) -> FloatArray:
@@ -79,7 +116,12 @@ def _asked_for(program: Program, lower: FloatArray, upper: FloatArray) -> FloatA
         missing = np.maximum((level - least)[entries.row], 0.0)
         asking = coefficient > 0
         alone = lower[entries.col] + missing / np.where(asking, coefficient, 1.0)
-    asked = np.where(program.cost < 0, np.inf, lower)
+    asked = np.where((program.cost < 0) | (program.curve_cost < 0), np.inf, lower)
+    if program.curve_rows.nnz:  # a row that asks for expected tokens: any number may be wanted
+        bent = program.curve_rows.tocoo()
+        of = program.sense_array[bent.row]
+        wanted = (of == "==") | ((of == ">=") == (bent.data > 0))
+        asked[bent.col[wanted]] = np.inf
     np.maximum.at(asked, entries.col[asking], np.nan_to_num(alone[asking], nan=np.inf))
     asked[entries.col[sense == "=="]] = np.inf  # tokens may have to balance those of others
     return asked
@@ -90,6 +132,8 @@ def is_unbounded_direction(program: Program) -> bool:
     endless = np.isinf(program.upper)
     if not np.any(endless & (program.cost < 0)):
         return False
+    if program.has_curves:
+        return False  # cost curves may limit what rows of tokens do not
     rows = [np.flatnonzero(program.sense_array == sense) for sense in ("<=", ">=", "==")]
     inequality = sparse.vstack([program.rows[rows[0]], -program.rows[rows[1]]])
     equality = program.rows[rows[2]]
@@ -126,6 +170,7 @@ class Envelope:
     base: FloatArray  # U(lower)
     chord: FloatArray  # slope of the first, straight part
     peak: FloatArray  # the envelope's greatest value
+    blocks: tuple[UtilityBlock, ...]  # the curves it follows: the utilities, or their hulls
 
     @property
     def reach(self) -> FloatArray:
@@ -142,7 +187,7 @@ class Envelope:
         curved = (excess > self.contact) & (self.contact < self.end)
         at = np.where(curved, np.minimum(excess, self.end), self.contact)
         slope, height = self.chord.copy(), self.base.copy()
-        for block in self.program.utilities:
+        for block in self.blocks:
             i = block.index
             with np.errstate(all="ignore"):
                 tangent = np.maximum(block.family.marginal_at(at[i]), 0.0)
@@ -157,7 +202,7 @@ class Envelope:
         excess = self.excess(tokens)
         straight = self.base + self.chord * (tokens - self.lower)
         values = np.zeros_like(straight)
-        for block in self.program.utilities:
+        for block in self.blocks:
             i = block.index
             curve = block.family.value_at(np.minimum(excess[i], self.end[i]))
             before = (excess[i] < self.contact[i]) | (self.contact[i] >= self.end[i])
@@ -167,7 +212,7 @@ class Envelope:
     def demand(self, price: FloatArray) -> FloatArray:
         """The excess at which the envelope's slope is `price`, within [contact, end]."""
         excess = self.contact.copy()
-        for block in self.program.utilities:
+        for block in self.blocks:
             i = block.index
             with np.errstate(all="ignore"):
                 wanted = block.family.stationary_excess(np.maximum(price[i], 0.0))
@@ -179,7 +224,11 @@ def concave_envelope(program: Program, lower: FloatArray, upper: FloatArray) -> 
     """The envelopes over [lower, upper], two (n,) arrays of tokens; `upper` may be infinite."""
     n = program.n
     offset, contact, end, base, chord, peak = (np.zeros(n) for _ in range(6))
-    for block in program.utilities:
+    blocks = tuple(
+        UtilityBlock(block.family.concave_hull(lower[block.index], upper[block.index]), block.index)
+        for block in program.utilities
+    )
+    for block in blocks:
         i = block.index
         family, low, high = block.family, lower[i], upper[i]
         with np.errstate(all="ignore"):
@@ -188,6 +237,18 @@ def concave_envelope(program: Program, lower: FloatArray, upper: FloatArray) -> 
             base[i] = family.value_at(start)
             end[i] = np.maximum(np.minimum(top, family.saturation_excess), start)
             contact[i] = _contact(family, low)
+            # Infinitely steep at the lower bound: the tangent a little later, which starts above.
+            steep = (end[i] > start) & np.isinf(family.marginal_at(start))
+            if steep.any():
+                later = start + _STEEP_REACH * (end[i] - start)
+                raised = family.value_at(later) - family.marginal_at(later) * (offset[i] + later)
+                contact[i] = np.where(steep, later, contact[i])
+                base[i] = np.where(steep, np.maximum(raised, base[i]), base[i])
+            # Semicontinuous: straight from nothing to the least amount, at the least.
+            gap = program.semicontinuous[i] & (low == 0)
+            first = np.where(gap, np.maximum(program.lower[i] - family.origin, 0.0), 0.0)
+            first = np.minimum(first, top)
+            contact[i], end[i] = np.maximum(contact[i], first), np.maximum(end[i], first)
             peak[i] = np.maximum(family.value_at(end[i]), base[i])
             at = np.minimum(contact[i], end[i])
             width = np.where(contact[i] > end[i], high - low, offset[i] + at)
@@ -196,7 +257,7 @@ def concave_envelope(program: Program, lower: FloatArray, upper: FloatArray) -> 
             tangent = np.where(end[i] > start, np.maximum(family.marginal_at(start), 0.0), 0.0)
             straight = (contact[i] > start) & (width > 0)
             chord[i] = np.where(straight, rise / np.where(width > 0, width, 1.0), tangent) * _SAFETY
-    return Envelope(program, lower, upper, offset, contact, end, base, chord, peak)
+    return Envelope(program, lower, upper, offset, contact, end, base, chord, peak, blocks)
 
 
 def _contact(family: Utility, lower: FloatArray) -> FloatArray:
@@ -234,6 +295,8 @@ def lagrangian_bound(
 ) -> float:
     """The dual function at any multipliers of the right sign: an upper bound on the optimum.
 
+    Cost curves are left out: a program that charges them is given as `in_cost` sees it.
+
     Args:
         program: the program.
         lower, upper: bounds as from `implied_bounds`.
@@ -245,6 +308,7 @@ def lagrangian_bound(
     """
     weight = program.weight + program.floors.T @ floor_prices
     price = program.cost + program.rows.T @ row_prices
+    least = np.where(program.semicontinuous, program.lower, 0.0)
     with np.errstate(invalid="ignore"):
         gain = -price * np.where(price < 0, upper, lower)  # a query without a utility
     gain = np.where(price == 0, 0.0, gain)
@@ -257,8 +321,19 @@ def lagrangian_bound(
             enough = np.maximum(low, np.ceil(block.family.origin + block.family.saturation_excess))
             finite = np.where(np.isinf(upper[i]), enough, upper[i])
             whole = program.integer[i]
-            best = block.family.best_response(w, p, low, finite, whole if whole.any() else None)
+            best = block.family.best_response(
+                w,
+                p,
+                low,
+                finite,
+                whole if whole.any() else None,
+                least[i] if least[i].any() else None,
+            )
         gain[i] = np.where((p < 0) & np.isinf(upper[i]), np.inf, best.gain)
+    choices = Choices.of(program.choice)
+    if choices is not None:
+        idle = weight * program.utility(np.zeros(program.n))
+        gain = np.where(choices.best(gain - idle), gain, idle)
     if np.isinf(gain).any():
         return math.inf
     terms = np.concatenate(

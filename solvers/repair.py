@@ -29,6 +29,7 @@ def repair(
     Returns:
         An allocation whose violations are at most those `check_feasibility` allows, or None.
     """
+    program = _settled(program, tokens)
     lower = np.where(program.integer, np.ceil(program.lower - 1e-9), program.lower)
     upper = np.where(program.integer, np.floor(program.upper + 1e-9), program.upper)
     if (lower > upper).any():
@@ -49,8 +50,33 @@ def repair(
     return moved if check_feasibility(program, moved).ok else None
 
 
+def _settled(program: Program, tokens: FloatArray) -> Program:
+    """The program with everybody who may have nothing decided, to whichever side is nearer."""
+    choosing = program.choice >= 0
+    deciding = program.semicontinuous | choosing
+    if not deciding.any():
+        return program
+    served = deciding & (tokens >= np.where(program.semicontinuous, 0.5 * program.lower, 1e-9))
+    if choosing.any():
+        # Of a choice only the option with the most to gain stays.
+        gain = np.where(served & choosing, program.gains(tokens), -np.inf)
+        for i in np.flatnonzero(served & choosing):
+            others = program.choice == program.choice[i]
+            best = np.flatnonzero(others)[np.argmax(gain[others])]
+            served[i] &= best == i
+    nothing = deciding & ~served
+    return replace(
+        program,
+        lower=np.where(nothing, 0.0, program.lower),
+        upper=np.where(nothing, 0.0, program.upper),
+        semicontinuous=np.zeros_like(program.semicontinuous),
+    )
+
+
 def _rows_only_cap(program: Program) -> bool:
     """Whether fewer tokens satisfy every row at least as well."""
+    if program.curve_rows.nnz:
+        return False
     sign = np.where(program.sense_array == ">=", -1.0, 1.0)
     entries = program.rows.tocoo()
     shrinks = entries.data * sign[entries.row] >= 0
@@ -98,14 +124,21 @@ def _project(
         # The step to the next whole token, not the slope at this one, is what a floor sees.
         up = np.minimum(tokens + 1.0, upper)
         slope = np.where(program.integer & (up > tokens), program.utility(up) - utility, slope)
-    price = np.abs(program.weight * slope - program.cost)
+    curve_slope = program.curve_marginal(tokens)
+    if program.curve_rows.nnz and program.integer.any():
+        rise = program.curve_value(np.minimum(tokens + 1.0, upper)) - program.curve_value(tokens)
+        curve_slope = np.where(program.integer, rise, curve_slope)
+    price = np.abs(program.weight * slope - program.cost - program.curve_cost * curve_slope)
     price = price + max(float(price.max()), 1e-300) * 1e-3
-    activity = program.rows @ tokens
+    activity = program.activity(tokens)
     missing = program.floor_levels - program.floors @ utility
     missing = missing + 1e-15 * np.abs(program.floor_levels)
     floors = sparse.csr_array(program.floors.multiply(slope[None, :]))
-    scale = np.maximum(1.0, np.maximum(np.abs(program.right_hand_side), abs(program.rows) @ tokens))
-    rows = sparse.csr_array(program.rows.multiply((1.0 / scale)[:, None]))
+    size = np.maximum(np.abs(program.right_hand_side), program.activity_size(tokens))
+    scale = np.maximum(1.0, size)
+    # Cost curves are concave: their tangents charge too much for a step up, never too little.
+    charged = program.rows + program.curve_rows.multiply(curve_slope[None, :])
+    rows = sparse.csr_array(sparse.csr_array(charged).multiply((1.0 / scale)[:, None]))
     limit = (program.right_hand_side - activity) / scale
     sense = program.sense_array
     sign = np.where(sense == ">=", -1.0, 1.0)
@@ -142,7 +175,7 @@ def refill(program: Program, tokens: FloatArray, *, passes: int = 20) -> FloatAr
 
     `tokens` must satisfy the rows; they and the floors stay satisfied. Returns a new array.
     """
-    if not program.integer.any():
+    if not program.integer.any() or program.curve_rows.nnz:
         return tokens
     tokens = tokens.copy()
     columns = sparse.csc_array(program.rows)
@@ -153,6 +186,8 @@ def refill(program: Program, tokens: FloatArray, *, passes: int = 20) -> FloatAr
     activity = program.rows @ tokens
     for _ in range(passes):
         more = np.where(program.integer, np.minimum(tokens + 1.0, program.upper), tokens)
+        deciding = program.semicontinuous | (program.choice >= 0)
+        more = np.where(deciding & (tokens == 0), tokens, more)  # who has nothing keeps nothing
         rise = program.utility(more) - program.utility(tokens)
         gain = np.where(more >= tokens + 1.0, program.weight * rise - program.cost, -np.inf)
         gain = np.where(rise >= 0, gain, -np.inf)
@@ -175,4 +210,5 @@ def refill(program: Program, tokens: FloatArray, *, passes: int = 20) -> FloatAr
 
 def restricted(program: Program, lower: FloatArray, upper: FloatArray) -> Program:
     """The same program over narrower bounds, (n,) each."""
-    return replace(program, lower=lower, upper=upper)
+    decided = np.zeros_like(program.semicontinuous)
+    return replace(program, lower=lower, upper=upper, semicontinuous=decided)

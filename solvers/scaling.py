@@ -37,7 +37,9 @@ class Scaled:
 
 def scaled(program: Program) -> Scaled:
     """The same program in units of its own: whole tokens keep theirs."""
-    tokens = np.where(program.integer, 1.0, _token_unit(program))
+    # A cost curve is in tokens: its queries, and with them all others, stay in tokens.
+    unit = 1.0 if program.has_curves else _token_unit(program)
+    tokens = np.where(program.integer, 1.0, unit)
     peak = max(
         (
             float(np.max(block.family.value_at(np.asarray(block.family.saturation_excess))))
@@ -47,7 +49,8 @@ def scaled(program: Program) -> Scaled:
     )
     accuracy = _power_of_two(peak)
     objective = _power_of_two(float(program.weight.max(initial=0.0)) * peak)
-    rows, row_unit = _normal(program.rows, tokens)
+    rows, row_unit = _normal(program.rows, tokens, program.curve_rows)
+    curve_rows = sparse.csr_array(program.curve_rows.multiply((1.0 / row_unit)[:, None]))
     floors, floor_unit = _normal(program.floors, np.full(program.n, accuracy))
     return Scaled(
         program=replace(
@@ -61,6 +64,8 @@ def scaled(program: Program) -> Scaled:
                 for b in program.utilities
             ),
             rows=rows,
+            curve_rows=curve_rows,
+            curve_cost=program.curve_cost / objective,
             right_hand_side=program.right_hand_side / row_unit,
             floors=floors,
             floor_levels=program.floor_levels / floor_unit,
@@ -82,12 +87,19 @@ def _token_unit(program: Program) -> float:
     return _power_of_two(float(np.median(found))) if found.size else 1.0
 
 
-def _normal(matrix: sparse.csr_array, unit: FloatArray) -> tuple[sparse.csr_array, FloatArray]:
-    """`matrix` with columns in `unit`, each row divided by its own size; and the sizes."""
+def _normal(
+    matrix: sparse.csr_array, unit: FloatArray, beside: sparse.csr_array | None = None
+) -> tuple[sparse.csr_array, FloatArray]:
+    """`matrix` with columns in `unit`, each row divided by its size; and the sizes.
+
+    `beside` has further entries of the same rows, which count towards their size.
+    """
     charged = sparse.csr_array(matrix.multiply(unit[None, :]))
     if not charged.shape[0]:
         return charged, np.zeros(0)
     largest = np.asarray(abs(charged).max(axis=1).toarray()).ravel()
+    if beside is not None:
+        largest = np.maximum(largest, np.asarray(abs(beside).max(axis=1).toarray()).ravel())
     size = np.array([_power_of_two(float(value)) for value in largest])
     return sparse.csr_array(charged.multiply((1.0 / size)[:, None])), size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from clearopt.assemble import make_solution
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
-from clearopt.solvers.pyomo_model import build_model
+from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
+from clearopt.solvers.pyomo_model import build_model, steps_meant
 from clearopt.solvers.relaxation import is_unbounded_direction
 from clearopt.solvers.repair import repair
 from clearopt.solvers.scaling import scaled
@@ -50,13 +52,17 @@ class Scip(Backend):
         condition = results.termination_condition.name
         tokens = _tokens(own.program, model, results)
         if tokens is not None:
-            tokens = repair(program, own.restore(tokens), time_limit=options.time_limit)
+            tokens = _mended(program, own.restore(tokens), options.time_limit)
         claimed = results.objective_bound
         bound = math.inf if claimed is None else float(claimed)
         if math.isfinite(bound):
             bound = own.bound(bound, _BOUND_MARGIN)
         # Every variable of the model that earns anything is bounded, so it cannot be unbounded.
         infeasible = condition in ("provenInfeasible", "infeasibleOrUnbounded")
+        message = _MESSAGES.get(condition, f"SCIP stopped: {condition}")
+        if infeasible:
+            reason = infeasibility_message(program, REASONS_TIME_LIMIT)
+            message = f"{message}: {reason}" if reason else message
         return make_solution(
             program,
             solver=self.name,
@@ -65,7 +71,7 @@ class Scip(Backend):
             bound=bound,
             tolerance=options.tolerance,
             infeasible=infeasible,
-            message=_MESSAGES.get(condition, f"SCIP stopped: {condition}"),
+            message=message,
             statistics={
                 "nodes": int(results.extra_info.NNodes),
                 "scip_objective": results.incumbent_objective,
@@ -142,8 +148,19 @@ def _tokens(program: Program, model: Any, results: Any) -> FloatArray | None:
     if results.incumbent_objective is None:
         return None
     values = results.solution_loader.get_vars()
-    tokens = [values.get(model.tokens[i], program.lower[i]) for i in range(program.n)]
+    tokens = [values.get(model.tokens[i], program.least[i]) for i in range(program.n)]
     return np.array(tokens, dtype=np.float64)
+
+
+def _mended(program: Program, tokens: FloatArray, time_limit: float | None) -> FloatArray | None:
+    """SCIP's point made truly feasible; first without leaving the steps of curves it stands on."""
+    lower, upper = steps_meant(program, tokens)
+    if (lower != program.lower).any() or (upper != program.upper).any():
+        held = replace(program, lower=lower, upper=upper)
+        found = repair(held, tokens, time_limit=time_limit)
+        if found is not None:
+            return found
+    return repair(program, tokens, time_limit=time_limit)
 
 
 def _unbounded(program: Program, started: float) -> Solution:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from clearopt.assemble import make_solution
 from clearopt.program import Program
 from clearopt.solution import Solution
-from clearopt.solvers.base import Backend, SolveOptions
+from clearopt.solvers.base import Backend, Feature, SolveOptions
 from clearopt.solvers.relaxation import implied_bounds
 from clearopt.validation import FloatArray
 
@@ -20,7 +21,9 @@ class Uniform(Backend):
 
     name = "uniform"
     summary = "the same cap for every query (baseline)"
-    supports = frozenset({"several rows", "whole tokens"})
+    supports: ClassVar[frozenset[Feature]] = frozenset(
+        ("several rows", "whole tokens", "semicontinuous tokens", "cost curves")
+    )
     certifies = "nothing"
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
@@ -33,7 +36,8 @@ class Uniform(Backend):
         else:
             # Declared bounds stand: a cap for all knows nothing of the utilities.
             declared = np.where(np.isinf(program.upper), upper, program.upper)
-            tokens = common_cap(replace(program, lower=lower, upper=declared))
+            whole = np.where(program.semicontinuous, program.lower, lower)
+            tokens = common_cap(replace(program, lower=whole, upper=declared))
         return make_solution(
             program,
             solver=self.name,
@@ -48,23 +52,25 @@ class Uniform(Backend):
 def common_cap(program: Program) -> FloatArray | None:
     """The allocation under the largest common cap that meets every <= row, or None.
 
-    Upper bounds must be finite.
+    Upper bounds must be finite. A semicontinuous query whose least amount is above the cap has
+    nothing.
     """
 
     def under(cap: float) -> FloatArray:
         tokens = np.clip(cap, program.lower, program.upper)
+        tokens = np.where(program.semicontinuous & (cap < program.lower), 0.0, tokens)
         return np.where(program.integer, np.floor(tokens + 1e-9), tokens)
 
     limits = program.sense_array == "<="
-    rows, budgets = program.rows[np.flatnonzero(limits)], program.right_hand_side[limits]
 
     def fits(cap: float) -> bool:
-        return bool(np.all(rows @ under(cap) <= budgets))
+        charged = program.activity(under(cap))
+        return bool(np.all(charged[limits] <= program.right_hand_side[limits]))
 
     high = float(program.upper.max())
     if fits(high):
         return under(high)
-    low = float(program.lower.min())
+    low = float(program.least.min())
     if not fits(low):
         return None
     while True:  # to the last bit: the cap is monotone, a hundred halvings at most

@@ -382,10 +382,20 @@ def test_accuracy_ceilings(tokens, accuracy):
         maximize(co.sum(accuracy), co.sum(accuracy) >= 0.01 * co.sum(tokens))
 
 
-def test_two_utilities_on_one_query(tokens, accuracy):
+def test_utilities_of_one_query_that_do_not_add_up_to_an_s(tokens, accuracy):
     other = co.ShiftedSurge(scale=0.5, threshold=1.0, rate=0.2)
-    with refuses("query 2 has two utilities", "CumulativeSurge", "ShiftedSurge", "a query has one"):
+    with refuses(
+        "query 2, query 3 have several utilities", "CumulativeSurge + ShiftedSurge", "not S-shaped"
+    ):
         maximize(co.sum(accuracy) + co.sum(other(tokens[2:])))
+    later = co.CumulativeSurge(scale=0.1, threshold=6.0, rate=0.1)(tokens)
+    with refuses("fair", "query 0 has a sum of two utilities", "keep their proportion"):
+        maximize(co.sum(accuracy) + co.sum(later), (co.mean(accuracy) >= 0.1).named("fair"))
+
+
+def test_names_of_allocations_differ(accuracy):
+    with refuses("two allocations are named 'tokens'", "name of its own"):
+        maximize(co.sum(accuracy), co.sum(co.Allocation(N, upper=5, name="tokens")) <= 3)
 
 
 def test_budgets_that_cannot_be_met():

@@ -21,11 +21,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from clearopt.errors import DeclarationError
+from clearopt.utilities.family import Family
 from clearopt.utilities.lambertw import namespace_of
-from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
+from clearopt.validation import FloatArray, as_float_array, require
 
 if TYPE_CHECKING:
     from clearopt.expressions import Expression
@@ -39,42 +40,23 @@ class BestResponse(NamedTuple):
     utility: Any  # U(b), likewise
 
 
-class Utility(ABC):
+class Utility(Family, ABC):
     """A family of S-shaped utilities, one member per query.
 
     Parameters are numbers or arrays of shape (m,), where m is the number of queries of the
     allocation (or of its part) that the utility is called on.
+
+    Attributes:
+        traceable: whether its lines may be traced by JAX; families that search numerically are
+            evaluated in NumPy.
+        s_shaped: whether it is convex before its inflection. False for measured curves, which
+            answer every question by enumeration: nothing is concluded from a shape they lack.
+        counts_tokens: whether amounts are tokens, so that whole ones are whole numbers.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]]
-
-    # ---------------------------------------------------------------- construction
-    @classmethod
-    def from_parameters(cls, *parameters: Any) -> Self:
-        """An instance around arrays known to be valid (traced JAX arrays included)."""
-        instance = object.__new__(cls)
-        for name, value in zip(cls.parameter_names, parameters, strict=True):
-            object.__setattr__(instance, name, value)
-        return instance
-
-    @property
-    def parameters(self) -> tuple[Any, ...]:
-        """The parameter arrays, in the order of `parameter_names`."""
-        return tuple(getattr(self, name) for name in self.parameter_names)
-
-    def broadcast(self, length: int) -> Self:
-        """The same family with every parameter of shape `(length,)`."""
-        name = type(self).__name__
-        return self.from_parameters(
-            *(
-                broadcast_to_length(np.asarray(value), length, f"{name}({key}=...)")
-                for key, value in zip(self.parameter_names, self.parameters, strict=True)
-            )
-        )
-
-    def take(self, index: NDArray[np.intp] | slice) -> Self:
-        """The members at `index`, for an instance whose parameters are arrays."""
-        return self.from_parameters(*(value[index] for value in self.parameters))
+    traceable: ClassVar[bool] = True
+    s_shaped: ClassVar[bool] = True
+    counts_tokens: ClassVar[bool] = True
 
     def __call__(self, tokens: Expression) -> Expression:
         """Apply to an allocation, or to a part of it: the vector of its queries' utilities."""
@@ -88,13 +70,6 @@ class Utility(ABC):
                 f"{name}(...).value(tokens)"
             )
         return apply(self)
-
-    def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{key}={_short(value)}"
-            for key, value in zip(self.parameter_names, self.parameters, strict=True)
-        )
-        return f"{type(self).__name__}({shown})"
 
     # ---------------------------------------------------------------- what a family answers
     @property
@@ -135,7 +110,7 @@ class Utility(ABC):
 
     @abstractmethod
     def tangent_from_zero(self) -> tuple[Any, Any]:
-        """(excess, slope) where the line from the origin, 0 tokens and U = 0, touches the curve."""
+        """(excess, slope) where the line from 0 tokens, (0, U(0)), touches the curve."""
 
     @abstractmethod
     def in_units(self, tokens: Any, accuracy: float) -> Self:
@@ -145,8 +120,9 @@ class Utility(ABC):
     def expression(self, excess: Any, exp: Any, member: int) -> Any:
         """U of one member as an algebraic expression of `excess`, for modelling languages.
 
-        `exp` is the language's exponential; `excess` its variable or expression. This is the
-        whole export: Pyomo, SCIP and others share it.
+        `exp` is the language's exponential; `excess` its variable or expression, at least 0.
+        Besides, `+ - * / **` and `abs` may be used. This is the whole export: Pyomo, SCIP and
+        others share it.
         """
 
     # ---------------------------------------------------------------- what follows
@@ -169,29 +145,39 @@ class Utility(ABC):
             return xp.where(tokens < self.origin, 0.0, slope)
 
     def best_response(
-        self, weight: Any, price: Any, lower: Any, upper: Any, integer: Any = None
+        self,
+        weight: Any,
+        price: Any,
+        lower: Any,
+        upper: Any,
+        integer: Any = None,
+        least: Any = None,
     ) -> BestResponse:
         """The global maximiser of weight * U(b) - price * b over [lower, upper], elementwise.
 
         Ties go to the larger amount. `upper` must be finite. Where `integer`, both bounds are
-        whole numbers and so is the answer: on the concave part a whole maximiser stands next to
-        the continuous one, on the convex part at its lower end.
+        whole amounts and so is the answer: on the concave part a whole maximiser stands next to
+        the continuous one, on the convex part at its lower end. With `least`, amounts strictly
+        between 0 and `least` are not to be had: where `lower` is 0, it is nothing, or at least
+        that (semicontinuous; `least` is 0 elsewhere).
         """
         xp = namespace_of(lower)
         positive = weight > 0
         ratio = xp.where(positive, price / xp.where(positive, weight, 1.0), math.inf)
-        excess_low, excess_high = self.excess_of(lower), self.excess_of(upper)
+        bottom = lower if least is None else xp.minimum(xp.maximum(lower, least), upper)
+        excess_low, excess_high = self.excess_of(bottom), self.excess_of(upper)
         excess = xp.clip(self.stationary_excess(ratio), excess_low, excess_high)
         tokens = self.origin + excess
         # Rounded upwards: threshold + x may round to the threshold, where nothing is bought yet.
         tokens = xp.where(tokens - self.origin < excess, xp.nextafter(tokens, xp.inf), tokens)
-        tokens = xp.clip(tokens, lower, upper)
-        candidates = [(lower, excess_low)]
+        tokens = xp.clip(tokens, bottom, upper)
+        candidates = [] if least is None else [(lower, self.excess_of(lower))]
+        candidates.append((bottom, excess_low))
         if integer is None:
             candidates.append((tokens, excess))
         else:
-            below = xp.where(integer, xp.floor(tokens), tokens)
-            above = xp.where(integer, xp.minimum(below + 1.0, upper), tokens)
+            below = xp.where(integer, self.whole_below(tokens), tokens)
+            above = xp.where(integer, xp.minimum(self.whole_after(below), upper), tokens)
             for whole in (below, above):
                 candidates.append((whole, xp.where(integer, self.excess_of(whole), excess)))
         candidates.append((upper, excess_high))
@@ -208,6 +194,24 @@ class Utility(ABC):
             best_gain = xp.where(better, gain, best_gain)
             best_utility = xp.where(better, utility, best_utility)
         return BestResponse(best_tokens, best_gain, best_utility)
+
+    # Amounts are counted in tokens; a family whose amounts are something else says what a whole
+    # one is.
+    def whole_below(self, amount: Any) -> Any:
+        """The largest whole amount that is at most `amount`."""
+        return namespace_of(amount).floor(amount)
+
+    def whole_above(self, amount: Any) -> Any:
+        """The smallest whole amount that is at least `amount`."""
+        return namespace_of(amount).ceil(amount)
+
+    def whole_after(self, amount: Any) -> Any:
+        """The whole amount that follows a whole one."""
+        return amount + 1.0
+
+    def concave_hull(self, lower: FloatArray, upper: FloatArray) -> Utility:
+        """What the envelope over [lower, upper] tokens, (m,), is made from, itself if S-shaped."""
+        return self
 
     def demand(
         self, price: ArrayLike, lower: ArrayLike = 0.0, upper: ArrayLike = math.inf
@@ -245,7 +249,8 @@ class Utility(ABC):
             excess, slope = self.tangent_from_zero()
             contact = self.origin + excess
             before = upper < contact
-            chord = self.value(np.where(before, upper, 1.0)) / np.where(before, upper, 1.0)
+            at = np.where(before, upper, 1.0)
+            chord = (self.value(at) - self.value(0.0 * at)) / at
             return np.where(before, np.where(upper > 0, chord, 0.0), slope)
 
     def break_even_tokens(self) -> FloatArray:
@@ -258,12 +263,3 @@ def _array(value: ArrayLike) -> Any:
     if hasattr(value, "__array_namespace__"):
         return value
     return as_float_array(value, "tokens", allow_infinite=True)
-
-
-def _short(value: Any) -> str:
-    array = np.asarray(value)
-    if array.size == 0:
-        return "[]"
-    if array.ndim == 0 or array.size == 1 or (array == array.flat[0]).all():
-        return f"{array.flat[0]:g}"
-    return f"[{array.min():g} .. {array.max():g}]"

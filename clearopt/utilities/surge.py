@@ -7,17 +7,15 @@ s = beta tau.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clearopt.errors import DeclarationError, ScaleWarning
 from clearopt.utilities import lambertw
 from clearopt.utilities.base import Utility
+from clearopt.utilities.family import checked_parameters, warn_above_one
 from clearopt.utilities.lambertw import namespace_of
-from clearopt.validation import as_float_array, require
 
 _EXPONENT_LIMIT = 745.0  # exp(-745) is the smallest positive double
 _SATURATION = 45.0  # (1 + 45) e^-45 is below half a rounding error of 1
@@ -37,49 +35,17 @@ class _Surge(Utility):
 
     def __init__(self, scale: ArrayLike, threshold: ArrayLike, rate: ArrayLike) -> None:
         name = type(self).__name__
-        checked = {
-            "scale": as_float_array(scale, f"{name}: scale"),
-            "threshold": as_float_array(threshold, f"{name}: threshold"),
-            "rate": as_float_array(rate, f"{name}: rate"),
-        }
-        require(
-            checked["scale"],
-            checked["scale"] >= 0,
-            f"{name}: scale",
-            "must be at least 0 (the accuracy reached when tokens are ample)",
+        checked = checked_parameters(
+            name,
+            {"scale": scale, "threshold": threshold, "rate": rate},
+            {
+                "scale": (">=", "the accuracy reached when tokens are ample"),
+                "threshold": (">=", "tokens before the surge"),
+                "rate": (">", "1/tokens; the surge lasts a few times 1/rate tokens"),
+            },
         )
-        require(
-            checked["threshold"],
-            checked["threshold"] >= 0,
-            f"{name}: threshold",
-            "must be at least 0 (tokens before the surge)",
-        )
-        require(
-            checked["rate"],
-            checked["rate"] > 0,
-            f"{name}: rate",
-            "must be positive (1/tokens; the surge lasts a few times 1/rate tokens)",
-        )
-        lengths = {key: array.shape[0] for key, array in checked.items() if array.ndim == 1}
-        if len(set(lengths.values())) > 1:
-            shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            raise DeclarationError(
-                f"{name}: the lengths of its parameters differ ({shown}): give numbers, or arrays "
-                "of one length"
-            )
-        above = np.flatnonzero(np.atleast_1d(checked["scale"]) > 1)
-        if above.size:
-            first = np.atleast_1d(checked["scale"])[above[0]]
-            place = f"[{above[0]}]" if checked["scale"].ndim else ""
-            warnings.warn(
-                f"{name}: scale{place} = {first:g} is above 1"
-                + (f" (and {above.size - 1} more)" if above.size > 1 else "")
-                + ": allowed, but such a utility is not a probability of a right answer",
-                ScaleWarning,
-                stacklevel=2,
-            )
+        warn_above_one(name, checked["scale"])
         for key, array in checked.items():
-            array.setflags(write=False)
             object.__setattr__(self, key, array)
 
     @property

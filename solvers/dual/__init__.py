@@ -7,17 +7,19 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clearopt.assemble import make_solution
 from clearopt.errors import DeclarationError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
+from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
-from clearopt.solvers.dual.separable import Separable, Unbounded, separate
-from clearopt.solvers.dual.several_rows import SeveralRows, allocate, ascend, misses
+from clearopt.solvers.dual.rounding import allocate
+from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
+from clearopt.solvers.dual.several_rows import SeveralRows, ascend, first_prices
+from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
@@ -59,9 +61,10 @@ class Dual(Backend):
             )
 
         try:
-            queries = separate(program, engine)
+            seen = view(program)
         except Unbounded as reason:
             return finish(allocation=None, unbounded=True, message=str(reason))
+        queries = separate(seen, engine)
         limit = math.inf if options.time_limit is None else options.time_limit
         limits = Limits(
             tolerance=options.tolerance,
@@ -69,11 +72,19 @@ class Dual(Backend):
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
-        one_row = program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
-        if not one_row:
-            return finish(**_solve_several_rows(program, queries, limits))
+        if not is_one_row(queries, program):
+            return finish(**_solve_several_rows(program, seen, queries, limits, options.warm_start))
         with Ticker(self.name, verbose=options.verbose) as ticker:
-            return finish(**_solve_one_row(program, queries, limits, ticker))
+            found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
+        if found["infeasible"]:
+            found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
+        return finish(**found)
+
+
+def is_one_row(queries: Separable, program: Program) -> bool:
+    """Whether one price couples all queries, and nothing else does."""
+    plain = queries.choice is None and queries.grid is None
+    return plain and program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
 
 
 def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float]:
@@ -87,17 +98,23 @@ def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float
         coefficient = sign * program.rows[[0]].toarray().ravel()[queries.order]
         budget = sign * float(program.right_hand_side[0])
     whole = program.integer.all() and bool((coefficient == np.round(coefficient)).all())
+    whole = whole and all(f.utility.counts_tokens for f in queries.families)
     if whole and not equality:
         budget = math.floor(budget + 1e-9)
     return OneRow(queries, coefficient, budget, equality), sign
 
 
 def _solve_one_row(
-    program: Program, queries: Separable, limits: Limits, ticker: Ticker
+    seen: InCost, queries: Separable, limits: Limits, ticker: Ticker, warm: Solution | None
 ) -> dict[str, Any]:
+    program = seen.program
     row, sign = one_row_program(program, queries)
-    outcome = BranchAndBound(row, limits, guess_price(row), ticker).solve()
-    tokens = None if outcome.tokens is None else restore(queries, outcome.tokens)
+    known = None if warm is None else warm.row_prices
+    start = guess_price(row)
+    if known is not None and known.shape == (program.rows.shape[0],) and known.size:
+        start = abs(float(known[0])) or start
+    outcome = BranchAndBound(row, limits, start, ticker).solve()
+    tokens = None if outcome.tokens is None else seen.tokens(restore(queries, outcome.tokens))
     price = _declared_price(program, queries, row, outcome.price)
     return {
         "allocation": tokens,
@@ -117,12 +134,10 @@ def _declared_price(program: Program, queries: Separable, row: OneRow, price: fl
     The bounds searched over take from the row what it implies for single queries; where they are
     tighter for it, their price is that of another problem (0 where they alone keep the budget).
     """
-    lower, upper = program.lower[queries.order], program.upper[queries.order]
+    lower, upper = program.least[queries.order], program.upper[queries.order]
     enough = np.maximum(queries.saturation, queries.upper)
     upper = np.where(np.isinf(upper), enough, upper)
-    if queries.integer is not None:
-        lower = np.where(queries.integer, np.ceil(lower), lower)
-        upper = np.where(queries.integer, np.floor(upper), upper)
+    lower, upper = queries.whole_above(lower), queries.whole_below(upper)
     slack = 1e-9 * np.maximum(1.0, upper)
     as_declared = (queries.upper >= upper - slack).all() and (queries.lower <= lower + slack).all()
     if as_declared and (row.coefficient >= 0).all() and not row.equality:
@@ -130,43 +145,51 @@ def _declared_price(program: Program, queries: Separable, row: OneRow, price: fl
     return relax(row, lower, upper, start=price if price > 0 else guess_price(row)).price
 
 
-def _solve_several_rows(program: Program, queries: Separable, limits: Limits) -> dict[str, Any]:
-    problem, sign = SeveralRows.of(program, queries)
-    ascent = ascend(problem, _guess_rows(problem), limits.deadline)
+def _solve_several_rows(
+    program: Program,
+    seen: InCost,
+    queries: Separable,
+    limits: Limits,
+    warm: Solution | None,
+) -> dict[str, Any]:
+    problem, sign = SeveralRows.of(seen.program, queries)
+    first = first_prices(problem, _guess_rows(problem))
+    if warm is not None and warm.row_prices is not None and warm.floor_prices is not None:
+        known = (
+            np.r_[sign * warm.row_prices, -warm.floor_prices]
+            if warm.row_prices.shape == sign.shape
+            else np.zeros(0)
+        )
+        first = known if known.shape == first.shape else first
+    ascent = ascend(problem, first, limits.deadline)
 
-    def mend(tokens: FloatArray) -> FloatArray | None:
+    def mend(amounts: FloatArray) -> FloatArray | None:
         left = limits.deadline - time.perf_counter()
-        found = repair(program, restore(queries, tokens), time_limit=max(min(left, 10.0), 0.01))
-        return None if found is None else found[queries.order]
+        tokens = seen.tokens(restore(queries, amounts))
+        found = repair(program, tokens, time_limit=max(min(left, 10.0), 0.01))
+        return None if found is None else seen.amounts(found)[queries.order]
 
     tokens = allocate(problem, ascent, limits.deadline, mend)
-    late = time.perf_counter() > limits.deadline
-    missed = misses(problem) if tokens is None else None
-    if missed is not None:
-        return {"allocation": None, "infeasible": True, "message": _conflict(program, *missed)}
+    message = "stopped at the time limit" if time.perf_counter() > limits.deadline else ""
+    conflict = None
+    if tokens is None:
+        conflict = infeasibility_message(program, REASONS_TIME_LIMIT)
     return {
-        "allocation": None if tokens is None else restore(queries, tokens),
-        "bound": program.offset + ascent.bound,
+        "allocation": None if tokens is None else seen.tokens(restore(queries, tokens)),
+        "bound": program.offset
+        + (math.floor(ascent.bound + 1e-9) if _is_whole(program) else ascent.bound),
         "row_prices": sign * ascent.row_prices,
         "floor_prices": 0.0 - ascent.floor_prices,
-        "message": "stopped at the time limit" if late else "",
+        "infeasible": conflict is not None,
+        "message": conflict or message,
         "statistics": {"evaluations": ascent.evaluations, "engine": queries.engine},
     }
 
 
-def _conflict(program: Program, missed: FloatArray, part: NDArray[np.bool_]) -> str:
-    """Which constraints conflict, and by how much the nearest allocation misses them."""
-    rows = [group for group in program.constraints if group.kind == "row"]
-    names = [repr(group.name) for group in rows if part[group.rows].any()]
-    misses = [
-        f"{group.name!r} by {missed[group.rows].sum():.6g}"
-        for group in rows
-        if missed[group.rows].sum() > 0
-    ]
-    return (
-        f"{' and '.join(names)} conflict: the allocation nearest to them all misses "
-        f"{' and '.join(misses)}"
-    )
+def _is_whole(program: Program) -> bool:
+    """Whether the objective counts whole tokens at whole costs: its bound may be rounded down."""
+    whole = program.integer.all() and not program.weight.any() and not program.curve_cost.any()
+    return bool(whole and (program.cost == np.round(program.cost)).all())
 
 
 def _guess_rows(problem: SeveralRows) -> float:

@@ -175,8 +175,7 @@ class BranchAndBound:
             branch = None if self.free_disposal.all() else self._widest(lower, upper)
             if branch is not None:
                 point = 0.5 * float(lower[branch] + upper[branch])
-                whole = self.row.queries.integer
-                point = float(math.floor(point)) if whole is not None and whole[branch] else point
+                point = self.row.queries.rounded("whole_below", branch, point)
         elif not lower[branch] <= point < upper[branch]:
             # Shrinking has cut the branching point off: bound the smaller box first.
             return self._node(lower[self.core], upper[self.core], relaxation.price)
@@ -222,29 +221,35 @@ class BranchAndBound:
     def _branching_point(
         self, query: int, part: float, lower: FloatArray, upper: FloatArray
     ) -> float:
+        queries = self.row.queries
         low, high = float(lower[query]), float(upper[query])
-        bend = float(self.row.queries.inflection[query])
-        whole = self.row.queries.integer is not None and bool(self.row.queries.integer[query])
-        inside = low < bend < high and (not whole or low <= math.floor(bend) < high)
-        if inside and part < bend:
-            return float(math.floor(bend)) if whole else bend
+        bend = float(queries.inflection[query])
+        whole = queries.integer is not None and bool(queries.integer[query])
+        if low == 0 and queries.least is not None and part < queries.least[query] <= high:
+            return queries.rounded("whole_below", query, 0.5 * float(queries.least[query]))
+        below = queries.rounded("whole_below", query, bend)
+        if low <= below < high and low < bend < high and part < bend:
+            return below
         if whole:
-            return float(min(max(math.floor(part), low), high - 1))
+            before_last = queries.rounded("whole_below", query, math.nextafter(high, -math.inf))
+            before_last = before_last if before_last < high else low
+            return min(max(queries.rounded("whole_below", query, part), low), before_last)
         margin = 0.05 * (high - low)
         return min(max(part, low + margin), high - margin)
 
     def _split(self, node: _Node) -> list[tuple[FloatArray, FloatArray]]:
         assert node.branch is not None
         member = int(np.searchsorted(self.core, node.branch))
-        integer = self.row.queries.integer
-        whole = integer is not None and bool(integer[node.branch])
+        queries = self.row.queries
+        whole = queries.integer is not None and bool(queries.integer[node.branch])
         twins = self.symmetry[member]
         before = twins[twins <= member] if twins.size else np.array([member])
         after = twins[twins >= member] if twins.size else np.array([member])
         upper = node.upper.copy()
         upper[after] = np.minimum(upper[after], node.point)
         lower = node.lower.copy()
-        lower[before] = np.maximum(lower[before], node.point + 1.0 if whole else node.point)
+        above = queries.rounded("whole_after", node.branch, node.point) if whole else node.point
+        lower[before] = np.maximum(lower[before], above)
         boxes = [(node.lower, upper), (lower, node.upper)]
         return [(low, high) for low, high in boxes if (low <= high).all()]
 
@@ -255,6 +260,8 @@ class BranchAndBound:
         queries = self.row.queries
         useful = np.where(queries.utility(self.best) > 0, queries.saturation, 0.0)
         least = np.maximum(np.minimum(self.best, useful), queries.lower)
+        if queries.least is not None:
+            least = np.where((least > 0) & (least < queries.least), self.best, least)
         lean = np.where(self.free_disposal, least, self.best)
         return lean if self.row.value(lean) >= self.value else self.best
 
@@ -263,6 +270,9 @@ class BranchAndBound:
         if tokens is None:
             return
         tokens = np.clip(tokens, self.row.queries.lower, self.row.queries.upper)
+        least = self.row.queries.least
+        if least is not None and ((tokens > 0) & (tokens < least)).any():
+            return
         excess = self.row.demand(tokens) - self.row.budget
         size = max(abs(self.row.budget), math.fsum(np.abs(self.row.coefficient * tokens)))
         if excess > 1e-15 * size and not self.row.equality:
@@ -309,9 +319,8 @@ class BranchAndBound:
         gap += 16 * ROUNDING * abs(relaxation.bound)
         threshold = response.gain - gap
         bend = np.clip(queries.inflection, lower, upper)
-        if queries.integer is not None:
-            bend = np.where(queries.integer, np.floor(bend), bend)
-            bend = np.clip(bend, lower, upper)
+        bend = np.clip(queries.whole_below(bend), lower, upper)
+        convex = queries.convex_before
         at_lower, at_bend = queries.gain(lower, price), queries.gain(bend, price)
         past_bend = queries.respond(price, bend, upper).gain
         new_lower, new_upper = lower.copy(), upper.copy()
@@ -321,8 +330,7 @@ class BranchAndBound:
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = (at_lower - threshold) / (at_lower - at_bend)
             cut = lower + np.where(np.isfinite(reach), np.clip(reach, 0, 1), 1.0) * (bend - lower)
-        if queries.integer is not None:
-            cut = np.where(queries.integer, np.floor(cut + 1e-9), cut)
+        cut = np.where(convex, np.minimum(queries.whole_below(cut, 1e-9), bend), bend)
         cut = np.where(self.free_disposal & (cut <= queries.origin), lower, cut)
         new_upper = np.where(low_only, np.minimum(new_upper, cut), new_upper)
 
@@ -331,10 +339,9 @@ class BranchAndBound:
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = (at_bend - threshold) / (at_bend - at_lower)
             rise = bend - np.where(np.isfinite(reach), np.clip(reach, 0, 1), 0.0) * (bend - lower)
-        if queries.integer is not None:
-            rise = np.where(queries.integer, np.ceil(rise - 1e-9), rise)
+        rise = np.where(convex, queries.whole_above(rise, 1e-9), lower)
         new_lower = np.where(high_only, np.maximum(new_lower, rise), new_lower)
-        return new_lower, new_upper
+        return queries.opened(new_lower, new_upper)
 
 
 def _identical(
@@ -355,6 +362,8 @@ def _identical(
         ]
         if queries.integer is not None:
             columns.append(queries.integer[members].astype(float))
+        if queries.least is not None:
+            columns.append(queries.least[members])
         table = np.column_stack([*columns, np.full(members.size, float(number))])
         _, group = np.unique(table, axis=0, return_inverse=True)
         group = np.asarray(group).ravel()

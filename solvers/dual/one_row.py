@@ -60,10 +60,10 @@ class OneRow:
             limit = (self.budget - slack - (float(most.sum()) - most)) / safe
             low = np.where(used & (a > 0), np.maximum(low, limit), low)
             high = np.where(used & (a < 0), np.minimum(high, limit), high)
-        whole = self.queries.integer
-        if whole is not None:
-            low = np.where(whole, np.ceil(low - 1e-9), low)
-            high = np.where(whole, np.floor(high + 1e-9), high)
+        if self.queries.integer is not None:
+            low = np.where(low > lower, self.queries.whole_above(low, 1e-9), lower)
+            high = np.where(high < upper, self.queries.whole_below(high, 1e-9), upper)
+        low, high = self.queries.opened(low, high)
         # Where the two cross by rounding alone a point is left; by more, the row cannot be met.
         close = (low > high) & (low - high <= 1e-9 * np.maximum(1.0, np.abs(high)))
         return np.where(close, high, low), high
@@ -154,6 +154,8 @@ def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
     jumps = (step != 0) & (lost > 1e-14 * np.abs(high_value))
     if queries.integer is not None:
         jumps |= (step != 0) & queries.integer
+    if queries.least is not None:
+        jumps |= (between > 0) & (between < queries.least)
     tokens = np.where(jumps, under, between)
     jumping = np.flatnonzero(jumps)
     if jumping.size == 0:
@@ -175,9 +177,9 @@ def mix(row: OneRow, relaxation: Relaxation) -> Mixture:
         split = int(jumping[reached])
         room = max(row.budget - row.demand(tokens), 0.0)
         part = under[split] + math.copysign(room / abs(row.coefficient[split]), step[split])
-        if queries.integer is not None and queries.integer[split]:
-            part = math.floor(part) if step[split] > 0 else math.ceil(part)
-        tokens[split] = part
+        part = queries.rounded("whole_below" if step[split] > 0 else "whole_above", split, part)
+        if queries.least is None or part >= queries.least[split]:
+            tokens[split] = part
     return Mixture(_fit(row, tokens, under), split)
 
 
@@ -211,8 +213,7 @@ def refill(
     """
     queries = row.queries
     bend = np.clip(queries.inflection, lower, upper)
-    if queries.integer is not None:
-        bend = np.where(queries.integer, np.minimum(np.ceil(bend), upper), bend)
+    bend = np.minimum(queries.whole_above(bend), upper)
     concave = tokens >= bend
     low = np.where(concave, np.maximum(bend, lower), tokens)
     high = np.where(concave, upper, tokens)
@@ -233,8 +234,10 @@ def spend_whole_tokens(row: OneRow, tokens: FloatArray, upper: FloatArray) -> Fl
     tokens = tokens.copy()
     for _ in range(64):
         room = row.budget - row.demand(tokens)
-        more = np.minimum(tokens + 1.0, upper)
+        more = np.minimum(queries.whole_after(tokens), upper)
         fits = queries.integer & (more > tokens) & (row.coefficient * (more - tokens) <= room)
+        if queries.least is not None:
+            fits &= more >= queries.least
         if not fits.any():
             break
         added = queries.weight * (queries.utility(more) - queries.utility(tokens))

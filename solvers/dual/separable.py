@@ -1,23 +1,27 @@
 """The program as the dual sees it: n one-dimensional problems coupled by prices alone.
 
 Queries are reordered so that each utility family is one contiguous slice, and every bound is made
-finite. The same lines then answer "what does everyone buy at these prices?" in NumPy, or compiled
-by JAX in float64 where there are enough queries to pay for the compilation.
+finite. "What does everyone buy at these prices?" is then a few array lines (see `engine`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.program import Program
+from clearopt.solvers.choices import Choices
+from clearopt.solvers.dual.engine import Compiled, Family, respond_all
+from clearopt.solvers.dual.grid import Grid
+from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.utilities import BestResponse, CumulativeSurge, Utility
+from clearopt.utilities.family import concatenated
 from clearopt.validation import FloatArray
 
 # Below this many queries NumPy's overhead costs less than compiling the same lines with JAX.
@@ -28,14 +32,6 @@ ROUNDING = 32 * float(np.finfo(np.float64).eps)
 
 class Unbounded(Exception):
     """The objective has no finite maximum; the message says along which query."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One utility family on a contiguous slice of the reordered queries."""
-
-    utility: Utility
-    part: slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +45,10 @@ class Separable:
     lower: FloatArray
     upper: FloatArray
     integer: NDArray[np.bool_] | None
+    least: FloatArray | None  # semicontinuous: nothing, or at least this; 0 elsewhere
+    choice: Choices | None
+    grid: Grid | None
+    curve_cost: FloatArray  # of the queries on the grid; 0 elsewhere
     engine: str  # "numpy" or "jax"
 
     @property
@@ -61,8 +61,21 @@ class Separable:
 
     @cached_property
     def inflection(self) -> FloatArray:
-        """Tokens from which each utility is concave."""
-        return self.origin + self._collect(lambda u: u.inflection_excess)
+        """Tokens from which each utility is concave; a semicontinuous query has none before."""
+        bend = self.origin + self._collect(lambda u: u.inflection_excess)
+        return bend if self.least is None else np.maximum(bend, self.least)
+
+    @cached_property
+    def convex_before(self) -> NDArray[np.bool_]:
+        """(n,) whether the utility is convex before its inflection."""
+        return np.concatenate(
+            [np.full(f.part.stop - f.part.start, f.utility.s_shaped) for f in self.families]
+        )
+
+    @cached_property
+    def idle(self) -> FloatArray:
+        """(n,) the utility of nothing."""
+        return self.utility(np.zeros(self.n))
 
     def _collect(self, question: Any) -> FloatArray:
         return np.concatenate([np.asarray(question(f.utility)) for f in self.families])
@@ -74,12 +87,52 @@ class Separable:
                 [f.utility.value_at(f.utility.excess_of(tokens[f.part])) for f in self.families]
             )
 
+    def curve(self, tokens: FloatArray) -> FloatArray:
+        """C_i(b_i) of the queries on the grid, (n,); 0 elsewhere."""
+        return np.zeros(self.n) if self.grid is None else self.grid.costs(tokens)
+
     @cached_property
     def saturation(self) -> FloatArray:
         """Tokens past which nothing more is gained, whole where tokens are."""
         tokens = self.origin + self._collect(lambda u: u.saturation_excess)
-        tokens = np.nextafter(tokens, np.inf)
-        return tokens if self.integer is None else np.where(self.integer, np.ceil(tokens), tokens)
+        tokens = self.whole_above(np.nextafter(tokens, np.inf))
+        return tokens if self.least is None else np.maximum(tokens, self.least)
+
+    # ------------------------------------------------------------------ whole amounts
+    def whole_below(self, tokens: FloatArray, slack: float = 0.0) -> FloatArray:
+        """(n,) rounded down where tokens are whole; what is `slack` short of whole counts."""
+        return self._rounded("whole_below", tokens, slack)
+
+    def whole_above(self, tokens: FloatArray, slack: float = 0.0) -> FloatArray:
+        """(n,) rounded up where tokens are whole."""
+        return self._rounded("whole_above", tokens, -slack)
+
+    def whole_after(self, tokens: FloatArray) -> FloatArray:
+        """(n,) the next whole amount where tokens are whole."""
+        return self._rounded("whole_after", tokens, 0.0)
+
+    def _rounded(self, how: str, tokens: FloatArray, shift: float) -> FloatArray:
+        if self.integer is None:
+            return tokens
+        parts = [np.asarray(getattr(f.utility, how)(tokens[f.part] + shift)) for f in self.families]
+        return np.where(self.integer, np.concatenate(parts), tokens)
+
+    def rounded(self, how: str, query: int, tokens: float) -> float:
+        """One query's amount, by the name of one of the three above."""
+        if self.integer is None or not self.integer[query]:
+            return tokens
+        family = next(f for f in self.families if query < f.part.stop)
+        member = family.utility.take(
+            slice(query - family.part.start, query - family.part.start + 1)
+        )
+        return float(getattr(member, how)(np.array([tokens]))[0])
+
+    def opened(self, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A box without what lies between nothing and the least amount."""
+        if self.least is None:
+            return lower, upper
+        upper = np.where(upper < self.least, np.minimum(upper, 0.0), upper)
+        return np.where(lower > 0, np.maximum(lower, self.least), lower), upper
 
     def gain(self, tokens: FloatArray, price: FloatArray) -> FloatArray:
         """W_i U_i(b_i) - P_i b_i, (n,)."""
@@ -91,13 +144,40 @@ class Separable:
         lower: FloatArray,
         upper: FloatArray,
         weight: FloatArray | None = None,
+        curve_price: FloatArray | None = None,
+        *,
+        alone: bool = False,
     ) -> BestResponse:
-        """Every query's best response to its price, as NumPy arrays (n,)."""
+        """Every query's best response to its price, as NumPy arrays (n,).
+
+        `curve_price` is what a unit of its cost curve costs each query on the grid. `alone` asks
+        what each would buy if it stood in no choice.
+        """
         weight = self.weight if weight is None else weight
         if self.engine == "jax":
-            return self._jax.respond(weight, price, lower, upper)
-        with np.errstate(all="ignore"):
-            return _respond(self.families, weight, price, lower, upper, self.integer)
+            response = self._jax.respond(weight, price, lower, upper)
+        else:
+            with np.errstate(all="ignore"):
+                response = respond_all(
+                    self.families, weight, price, lower, upper, self.integer, self.least
+                )
+        if self.grid is not None:
+            assert curve_price is not None
+            response = self.grid.answer(
+                response, weight, price, curve_price, lower, upper, self.least
+            )
+        return response if self.choice is None or alone else self._chosen(response, weight)
+
+    def _chosen(self, response: BestResponse, weight: FloatArray) -> BestResponse:
+        """Of each choice only the option with the greatest surplus, the others nothing."""
+        assert self.choice is not None
+        idle = weight * self.idle
+        kept = self.choice.best(response.gain - idle)
+        return BestResponse(
+            np.where(kept, response.tokens, 0.0),
+            np.where(kept, response.gain, idle),
+            np.where(kept, response.utility, self.idle),
+        )
 
     def totals(
         self, price: float, coefficient: FloatArray, lower: FloatArray, upper: FloatArray
@@ -109,8 +189,8 @@ class Separable:
         return float(response.gain.sum()), float(coefficient @ response.tokens)
 
     @cached_property
-    def _jax(self) -> _Compiled:
-        return _Compiled(self.families, self.integer)
+    def _jax(self) -> Compiled:
+        return Compiled(self.families, self.integer, self.least)
 
 
 def rigorous_sum(
@@ -121,116 +201,23 @@ def rigorous_sum(
     return math.fsum(gain) + ROUNDING * math.fsum(sizes)
 
 
-def _respond(
-    families: tuple[Family, ...], weight: Any, price: Any, lower: Any, upper: Any, integer: Any
-) -> BestResponse:
-    parts = [
-        f.utility.best_response(
-            weight[f.part],
-            price[f.part],
-            lower[f.part],
-            upper[f.part],
-            None if integer is None else integer[f.part],
-        )
-        for f in families
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    concatenate = parts[0].tokens.__array_namespace__().concatenate
-    return BestResponse(*(concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-class _Compiled:
-    """The same best responses, compiled by JAX; float64 within, no global setting touched."""
-
-    def __init__(self, families: tuple[Family, ...], integer: NDArray[np.bool_] | None) -> None:
-        import jax
-
-        self._jax = jax
-        shape = tuple((type(f.utility), f.part.start, f.part.stop) for f in families)
-        self._respond = partial(_compiled_respond(), shape)
-        self._totals = partial(_compiled_totals(), shape)
-        with jax.enable_x64(True):
-            self._parameters = tuple(
-                tuple(jax.numpy.asarray(p) for p in f.utility.parameters) for f in families
-            )
-            self._integer = None if integer is None else jax.numpy.asarray(integer)
-
-    def respond(self, weight: Any, price: Any, lower: Any, upper: Any) -> BestResponse:
-        with self._jax.enable_x64(True):
-            columns = self._respond(self._parameters, weight, price, lower, upper, self._integer)
-            return BestResponse(*(np.asarray(column) for column in columns))
-
-    def totals(
-        self, price: float, weight: Any, cost: Any, coefficient: Any, lower: Any, upper: Any
-    ) -> tuple[float, float]:
-        with self._jax.enable_x64(True):
-            gain, demand = self._totals(
-                self._parameters,
-                float(price),
-                weight,
-                cost,
-                coefficient,
-                lower,
-                upper,
-                self._integer,
-            )
-            return float(gain), float(demand)
-
-
-def _rebuild(shape: Any, parameters: Any) -> tuple[Family, ...]:
-    return tuple(
-        Family(kind.from_parameters(*values), slice(start, stop))
-        for (kind, start, stop), values in zip(shape, parameters, strict=True)
-    )
-
-
-def _compiled_respond() -> Any:
-    import jax
-
-    global _JIT_RESPOND
-    if _JIT_RESPOND is None:
-
-        def respond(shape, parameters, weight, price, lower, upper, integer):  # type: ignore[no-untyped-def]
-            families = _rebuild(shape, parameters)
-            return tuple(_respond(families, weight, price, lower, upper, integer))
-
-        _JIT_RESPOND = jax.jit(respond, static_argnums=0)
-    return _JIT_RESPOND
-
-
-def _compiled_totals() -> Any:
-    import jax
-
-    global _JIT_TOTALS
-    if _JIT_TOTALS is None:
-
-        def totals(shape, parameters, price, weight, cost, coefficient, lower, upper, integer):  # type: ignore[no-untyped-def]
-            families = _rebuild(shape, parameters)
-            charged = cost + price * coefficient
-            response = _respond(families, weight, charged, lower, upper, integer)
-            return response.gain.sum(), (coefficient * response.tokens).sum()
-
-        _JIT_TOTALS = jax.jit(totals, static_argnums=0)
-    return _JIT_TOTALS
-
-
-# Compiled once a process, on first use: importing this module must not import JAX.
-_JIT_RESPOND: Any = None
-_JIT_TOTALS: Any = None
-
-
-def separate(program: Program, engine: str = "auto") -> Separable:
-    """Reorder by family and make every bound finite, without changing the optimum.
+def view(program: Program) -> InCost:
+    """The program with finite bounds, in costs where only those are charged.
 
     Raises:
         Unbounded: some query would take endless tokens for an endless gain.
     """
+    return in_cost(program, *finite_bounds(program))
+
+
+def separate(seen: InCost, engine: str = "auto") -> Separable:
+    """Reorder a view by family."""
+    program = seen.program
     n = program.n
-    kinds: dict[type[Utility], list[tuple[Utility, NDArray[np.intp]]]] = {}
+    kinds: dict[Any, list[tuple[Utility, NDArray[np.intp]]]] = {}
     covered = np.zeros(n, dtype=bool)
     for block in program.utilities:
-        kinds.setdefault(type(block.family), []).append((block.family, block.index))
+        kinds.setdefault(block.family.kind, []).append((block.family, block.index))
         covered[block.index] = True
     weight = np.where(covered, program.weight, 0.0)
     if not covered.all():
@@ -238,20 +225,18 @@ def separate(program: Program, engine: str = "auto") -> Separable:
         nothing = CumulativeSurge(scale=0.0, threshold=0.0, rate=1.0).broadcast(rest.shape[0])
         kinds.setdefault(CumulativeSurge, []).append((nothing, rest))
     families, order, start = [], [], 0
-    for kind, members in kinds.items():
-        parameters = [
-            np.concatenate([np.asarray(m.parameters[k]) for m, _ in members])
-            for k in range(len(kind.parameter_names))
-        ]
+    for members in kinds.values():
         index = np.concatenate([i for _, i in members])
-        families.append(
-            Family(kind.from_parameters(*parameters), slice(start, start + index.shape[0]))
-        )
+        family = concatenated([m for m, _ in members])
+        families.append(Family(family, slice(start, start + index.shape[0])))
         order.append(index)
         start += index.shape[0]
     positions = np.concatenate(order)
-    lower, upper = finite_bounds(program)
+    lower, upper = seen.lower, seen.upper
     chosen = ("jax" if n >= JAX_FROM else "numpy") if engine == "auto" else engine
+    if not all(family.utility.traceable for family in families):
+        chosen = "numpy"
+    least = np.where(program.semicontinuous, program.lower, 0.0)
     return Separable(
         order=positions,
         families=tuple(families),
@@ -260,6 +245,10 @@ def separate(program: Program, engine: str = "auto") -> Separable:
         lower=lower[positions],
         upper=upper[positions],
         integer=program.integer[positions] if program.integer.any() else None,
+        least=least[positions] if least.any() else None,
+        choice=Choices.of(program.choice[positions]),
+        grid=Grid.of(program, positions, lower, upper),
+        curve_cost=program.curve_cost[positions],
         engine=chosen,
     )
 

@@ -1,0 +1,107 @@
+"""Queries charged in two currencies, solved on the grid of their whole tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.errors import UnsupportedProblemError
+from clearopt.program import Program
+from clearopt.utilities import BestResponse, CostCurve
+from clearopt.validation import FloatArray
+
+_LARGEST_GRID = 20_000_000  # amounts, all queries together
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Whole-token queries charged both their tokens and their cost curve.
+
+    Every answer is looked up among all whole amounts between their bounds: tables of shape (m, G),
+    padded with amounts that cannot be had.
+    """
+
+    members: NDArray[np.intp]  # positions among the reordered queries, (m,)
+    curves: tuple[tuple[CostCurve, NDArray[np.intp]], ...]  # by family, positions among all queries
+    amounts: FloatArray
+    utility: FloatArray
+    cost: FloatArray
+    n: int
+
+    @classmethod
+    def of(
+        cls, program: Program, order: NDArray[np.intp], lower: FloatArray, upper: FloatArray
+    ) -> Grid | None:
+        """The grid of a program's queries charged both ways, None without any.
+
+        Raises:
+            UnsupportedProblemError: the grid would be too large to hold.
+        """
+        if not program.has_curves:
+            return None
+        charged = program.curve_cost != 0
+        charged[program.curve_rows.indices] = True
+        queries = np.flatnonzero(charged)
+        if not queries.size:
+            return None
+        width = int((upper - lower)[queries].max()) + 1
+        if queries.size * (width + 1) > _LARGEST_GRID:
+            raise UnsupportedProblemError(
+                f"{queries.size} queries are charged both their tokens and their cost curve, on "
+                f"grids of up to {width} whole amounts: more than {_LARGEST_GRID:,} in all. Give "
+                "them smaller upper bounds, or charge the cost curve alone"
+            )
+        # Nothing is always a point of the grid: a semicontinuous query may have it.
+        steps = lower[queries, None] + np.arange(width)[None, :]
+        amounts = np.concatenate([np.zeros((queries.size, 1)), steps], axis=1)
+        amounts = np.minimum(amounts, upper[queries, None])
+        position = np.empty(program.n, dtype=np.intp)
+        position[order] = np.arange(program.n)
+        curves = tuple((block.family, position[block.index]) for block in program.curves)
+        utility, cost = np.zeros(amounts.shape), np.zeros(amounts.shape)
+        whole = np.zeros(program.n)
+        for column in range(amounts.shape[1]):
+            whole[queries] = amounts[:, column]
+            utility[:, column] = program.utility(whole)[queries]
+            cost[:, column] = program.curve_value(whole)[queries]
+        return cls(position[queries], curves, amounts, utility, cost, program.n)
+
+    def costs(self, tokens: FloatArray) -> FloatArray:
+        """C_i(b_i), (n,), of the members; 0 for the others."""
+        costs = np.zeros(self.n)
+        for curve, positions in self.curves:
+            costs[positions] = curve.value(tokens[positions])
+        kept = np.zeros(self.n)
+        kept[self.members] = costs[self.members]
+        return kept
+
+    def answer(
+        self,
+        response: BestResponse,
+        weight: FloatArray,
+        price: FloatArray,
+        curve_price: FloatArray,
+        lower: FloatArray,
+        upper: FloatArray,
+        least: FloatArray | None,
+    ) -> BestResponse:
+        """The response with the members' own best amounts, ties to the larger."""
+        i = self.members
+        low, high = lower[i, None], upper[i, None]
+        can = (self.amounts >= low) & (self.amounts <= high)
+        if least is not None:
+            can &= (self.amounts == 0) | (self.amounts >= least[i, None])
+        gains = (
+            weight[i, None] * self.utility
+            - price[i, None] * self.amounts
+            - curve_price[i, None] * self.cost
+        )
+        gains = np.where(can, gains, -np.inf)
+        last = gains.shape[1] - 1 - np.argmax(gains[:, ::-1], axis=1)
+        rows = np.arange(i.size)
+        tokens, gain, utility = (np.array(column) for column in response)
+        tokens[i], gain[i] = self.amounts[rows, last], gains[rows, last]
+        utility[i] = self.utility[rows, last]
+        return BestResponse(tokens, gain, utility)
