@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, check_feasibility, relative_gap
-from clearopt.prices import ByName, by_name, marginal_multipliers, price_multipliers
+from clearopt.marginal_values import marginal_multipliers
+from clearopt.prices import ByName, by_name
 from clearopt.program import Program
 from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clearopt.errors import DeclarationError
+from clearopt.utilities import lambertw
 from clearopt.utilities.family import Family, checked_parameters
 from clearopt.utilities.lambertw import namespace_of
 from clearopt.validation import as_float_array, require
@@ -32,7 +33,7 @@ _SERIES_LIMIT = 0.5  # below this y, y - 2 + (2 + y) e^-y loses digits to cancel
 # y - 2 + (2 + y) e^-y = sum_{k >= 3} (-1)^(k + 1) (k - 2) y^k / k!
 _SERIES = tuple((-1) ** (k + 1) * (k - 2) / math.factorial(k) for k in range(3, 18))
 _EXPONENT_LIMIT = 745.0  # exp(-745) is the smallest positive double
-_STEPS = 100  # Newton steps for an inverse; next to saturation each gains one in y
+_STEPS = 100  # Newton steps for an inverse; a few, but next to saturation
 
 
 class CostCurve(Family, ABC):
@@ -155,16 +156,36 @@ class ExpectedTokens(CostCurve):
         limit = np.where(self.ends < 1.0, np.inf, self.threshold + 2.0 / self.rate)
         reached = wanted < limit
         goal = np.where(reached, wanted, 0.0)
-        tokens = goal + 0.0
-        # C is concave and C(b) <= b: Newton climbs to the root from b = cost and never passes it.
-        for _ in range(_STEPS):
+        tokens = np.maximum(self._below(goal), goal)
+        # C is concave: from below its root Newton climbs and never passes it.
+        for turn in range(_STEPS):
             slope = np.maximum(self.marginal(tokens), 1e-300)
             step = (goal - self.value(tokens)) / slope
-            following = np.where(step > 0, tokens + step, tokens)
+            # The first step may go down: the start may lie above the root by its own rounding.
+            following = np.where((step > 0) | (turn == 0), np.maximum(tokens + step, goal), tokens)
             if np.array_equal(following, tokens):
                 break
             tokens = following
         return np.where(reached, tokens, np.inf)
+
+    def _below(self, cost: Any) -> Any:
+        """An amount close to the root of C(b) = cost, and below it.
+
+        With y = rate x, rate (C - threshold) = ends (2 - (2 + y) e^-y) + (1 - ends) y. Either part
+        alone bounds y from above, what that leaves of the other bounds it from below.
+        """
+        ends, going_on = self.ends, 1.0 - self.ends
+        endless = ends < 1.0
+        with np.errstate(all="ignore"):
+            u = self.rate * np.maximum(cost - self.threshold, 0.0)
+            by_ending = np.where(u < 2.0, _when_all_end(np.minimum(u, 2.0)), np.inf)
+            most = np.minimum(by_ending, np.where(endless, u / going_on, np.inf))
+            part = (u - np.where(endless, going_on * most, 0.0)) / np.where(ends > 0, ends, 1.0)
+            part = np.clip(part, 0.0, 2.0)
+            y = np.where(part < 2.0, _when_all_end(part), 0.0) * (1 - 1e-12)
+            y = np.maximum(y, u)
+            y = np.maximum(y, np.where(endless, (u - 2.0 * ends) / going_on, 0.0))
+            return np.where(cost > self.threshold, self.threshold + y / self.rate, cost)
 
     @property
     def kinks(self) -> Any:
@@ -295,6 +316,11 @@ class _Samples:
 
     def from_parameters(self, *parameters: Any) -> SampledTokens:
         return SampledTokens.from_parameters(*parameters)
+
+
+def _when_all_end(u: Any) -> Any:
+    """y with 2 - (2 + y) e^-y = u, 0 <= u < 2: t = y + 2 solves t e^-t = (2 - u) e^-2."""
+    return -2.0 - lambertw.lower(-(2.0 - u) * math.exp(-2.0))
 
 
 def _amounts(value: ArrayLike, argument: str) -> Any:

@@ -75,7 +75,9 @@ class Shape(NamedTuple):
     inflection: Any  # from here on concave
     greatest: Any  # the greatest slope
     peak: Any  # the first x at which the value is its greatest, to a double
-    trough: Any  # where the slope is least: concave up to here; the peak if it never decays
+    # Where the slope is least: concave up to here; the peak if it never decays. NaN where the curve
+    # bends more than once past its peak: nothing is known there but that it does not grow.
+    trough: Any
     contact: Any  # where the line from (0, value at 0) touches
     break_even: Any  # that line's slope
 
@@ -118,9 +120,10 @@ def find_shape(curve: Curve, detail: Detail) -> Shape:
         inside = np.minimum(x, np.nextafter(curve.end, -math.inf))  # the slope before the end
         inside = np.maximum(inside, 0.0)
         slope = _finite(curve, inside, curve.slope(inside), "slope")
-        hill, valley = _check_slopes(curve, inside, slope, value)
+        hill, valley, known = _check_slopes(curve, inside, slope, value, top)
         top_value = value[top, np.arange(top.size)]
-        return _closed_in(curve, hill, valley, top_value)
+        found = _closed_in(curve, hill, valley, top_value)
+        return found._replace(trough=np.where(known, found.trough, math.nan))
 
 
 def last_where(
@@ -145,10 +148,13 @@ def _grid(curve: Curve, detail: Detail) -> FloatArray:
     stretches = edges.shape[0] - 1
     linear = max(detail.linear // stretches, 4)
     geometric = max(detail.geometric // stretches, 3)
-    ladder = np.geomspace(1e-12, 0.5 / linear, geometric)
-    steps = np.concatenate([[0.0], ladder, np.arange(1, linear) / linear, 1.0 - ladder[::-1]])
     low, high = edges[:-1], edges[1:]
-    places = (low + steps[:, None, None] * (high - low)).reshape(-1, m)
+    # Next to an edge down to a trillionth of the stretch, or to a thousandth of a token.
+    first = np.minimum(1e-12, 1e-3 / np.maximum(high - low, 1e-3))
+    ladder = np.geomspace(first, 0.5 / linear, geometric)
+    even = np.broadcast_to((np.arange(linear) / linear)[:, None, None], (linear, *first.shape))
+    steps = np.concatenate([even, ladder, 1.0 - ladder])
+    places = (low + steps * (high - low)).reshape(-1, m)
     before = np.maximum(np.nextafter(high, -math.inf), low)
     return np.sort(np.concatenate([places, before, end[None, :]]), axis=0)
 
@@ -188,7 +194,10 @@ def _levelled(
         brackets.append((target, at[np.maximum(first - 1, 0), member], at[first, member]))
     goal, near, far = (np.stack(column) for column in zip(*brackets, strict=True))
     for _ in range(detail.halvings):
-        middle = 0.5 * (near + far)
+        # In size first, where the bracket spans several.
+        least, most = np.minimum(near, far), np.maximum(near, far)
+        wide = (least > 0) & (most > 4.0 * least)
+        middle = np.where(wide, np.sqrt(least) * np.sqrt(most), 0.5 * (near + far))
         below = curve.value(middle) < goal
         near, far = np.where(below, middle, near), np.where(below, far, middle)
     return [near, far]
@@ -248,13 +257,13 @@ def _check_values(curve: Curve, x: FloatArray, value: FloatArray) -> NDArray[np.
 
 
 def _check_slopes(
-    curve: Curve, x: FloatArray, slope: FloatArray, value: FloatArray
-) -> tuple[_Hill, _Hill]:
-    """Slopes grow to the greatest, fall, and past the peak level out again.
+    curve: Curve, x: FloatArray, slope: FloatArray, value: FloatArray, top: NDArray[np.intp]
+) -> tuple[_Hill, _Hill, NDArray[np.bool_]]:
+    """Slopes grow to the greatest and fall to the peak.
 
     Returns:
-        Where the slope is greatest, and where its negative is: the end if it never decays. Located
-        to the last bit, and checked against the values between the places.
+        Where the slope is greatest, and where its negative is: the end if it never decays; located
+        to the last bit. And (m,) whether past the peak it falls and then levels out, no more.
     """
     mode = np.argmax(slope, axis=0)
     count = x.shape[0]
@@ -272,32 +281,30 @@ def _check_slopes(
     rising = np.maximum.accumulate(np.where(position >= low, slope, -math.inf), axis=0)
     last = np.where(position > low, rising - slope, 0.0)
     excess = np.nan_to_num(np.fmax(np.fmax(before, after), last), nan=0.0, posinf=math.inf)
-    # A small bump in the slope counts as well where it is long enough to matter in the value.
+    past = np.logical_or.accumulate(falling < -allowed, axis=0) & (position >= top)
+    known = ~((excess > allowed) & past).any(axis=0)
+    excess = np.where(past, 0.0, excess)
+    # Where slopes are known to their own rounding, what counts is what a bump adds to the value;
+    # else any large bump counts, and a small one where it is long enough to matter.
     counted = excess > (allowed if local else 1e-3 * allowed)
     areas = np.where(counted, excess, 0.0)[1:] * np.diff(curve.amount(x), axis=0)
-    noise = 1e-7 * np.ptp(value, axis=0) + _ROUNDING * np.abs(value).max(axis=0)
-    large = np.nan_to_num(areas, nan=0.0).sum(axis=0) > noise
-    broken = (excess > allowed).any(axis=0) | large
+    matters = (1e-12 if local else 1e-7) * np.ptp(value, axis=0)
+    matters = matters + _ROUNDING * np.abs(value).max(axis=0)
+    broken = np.nan_to_num(areas, nan=0.0).sum(axis=0) > matters
+    if not local:
+        broken |= (excess > allowed).any(axis=0)
     if not broken.any():
         hill = _highest(curve.slope, x, slope, mode)
         valley = _highest(lambda at: -curve.slope(at), x, -slope, low)
-        _check_slopes_against_values(curve, x, slope, value, hill, valley)
-        return hill, valley
+        wrong = _slopes_against_values(curve, x, slope, value, hill, valley, past)
+        return hill, valley, known & ~wrong
     i = int(np.argmax(broken))
     s, xs, worst = slope[:, i], x[:, i], int(np.argmax(excess[:, i]))
     if worst <= mode[i]:
         high, dip, again = int(np.argmax(s[: worst + 1])), worst, int(mode[i])
-    elif worst <= low[i]:
+    else:
         dip = int(mode[i]) + int(np.argmin(s[mode[i] : worst + 1]))
         high, again = int(mode[i]), worst
-    else:
-        high, dip = int(low[i]) + int(np.argmax(s[low[i] : worst + 1])), worst
-        raise curve.refuse(
-            i,
-            f"past its peak its slope is {s[low[i]]:.6g} at {curve.place(xs[low[i]], i)}, "
-            f"{s[high]:.6g} at {curve.place(xs[high], i)} and {s[dip]:.6g} at "
-            f"{curve.place(xs[dip], i)}: it bends more than once there; {curve.advice}",
-        )
     raise curve.refuse(
         i,
         f"its slope falls from {s[high]:.6g} at {curve.place(xs[high], i)} to {s[dip]:.6g} at "
@@ -306,12 +313,19 @@ def _check_slopes(
     )
 
 
-def _check_slopes_against_values(
-    curve: Curve, x: FloatArray, slope: FloatArray, value: FloatArray, hill: _Hill, valley: _Hill
-) -> None:
+def _slopes_against_values(
+    curve: Curve,
+    x: FloatArray,
+    slope: FloatArray,
+    value: FloatArray,
+    hill: _Hill,
+    valley: _Hill,
+    past: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
     """Between two places the value grows at a rate between their slopes, or up to the greatest.
 
     Where it does not, there is a bump between them, a jump, or a slope that is not the value's.
+    That is an error before the peak; past it, the (m,) curves where it is so are returned.
     """
     amount = np.asarray(curve.amount(x))
     width, rise = np.diff(amount, axis=0), np.diff(value, axis=0)
@@ -326,8 +340,10 @@ def _check_slopes_against_values(
     )
     off = np.maximum(least * width - rise, rise - most * width) - allowed
     wrong = (off > 0) & np.isfinite(steepest)
+    later = (wrong & past[:-1]).any(axis=0)
+    wrong &= ~past[:-1]
     if not wrong.any():
-        return
+        return later
     i = int(np.argmax(wrong.any(axis=0)))
     j = int(np.argmax(np.where(wrong[:, i], off[:, i], -math.inf)))
     raise curve.refuse(

@@ -77,6 +77,8 @@ def short(value: Any) -> str:
 
 def concatenated(families: list[Family]) -> Any:
     """One family with the members of all, which must be of one `kind` and broadcast."""
+    if len(families) == 1:
+        return families[0]
     columns = zip(*(family.parameters for family in families), strict=True)
     return families[0].kind.from_parameters(
         *(np.concatenate([np.asarray(value) for value in column]) for column in columns)

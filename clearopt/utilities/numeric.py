@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clearopt.utilities.base import Utility
+from clearopt.errors import UnsupportedProblemError
+from clearopt.utilities.base import BestResponse, Utility
 from clearopt.utilities.curve_search import COARSE, FINE, Curve, Shape, find_shape, last_where
 from clearopt.utilities.family import Family
 from clearopt.validation import FloatArray
@@ -164,13 +165,36 @@ class NumericUtility(Utility):
     def stationary_excess(self, price: Any) -> Any:
         return self._excess(self._stationary(np.asarray(price, dtype=np.float64)))
 
+    def best_response(
+        self,
+        weight: Any,
+        price: Any,
+        lower: Any,
+        upper: Any,
+        integer: Any = None,
+        least: Any = None,
+    ) -> BestResponse:
+        unknown = np.isnan(self.shape.trough)
+        if np.any(unknown):
+            peak = self.origin + self.saturation_excess
+            asked = unknown & (price < 0) & (weight > 0) & (upper > peak)
+            if np.any(asked):
+                i = int(np.argmax(asked))
+                raise UnsupportedProblemError(
+                    f"{self._name}: one member bends more than once past its peak, at "
+                    f"{np.ravel(peak)[i]:.6g} tokens, and here tokens are paid for or asked for "
+                    "beyond it: no best amount can be proven. Cap its tokens at the peak, "
+                    "Allocation(..., upper=...)"
+                )
+        return super().best_response(weight, price, lower, upper, integer, least)
+
     def _stationary(self, price: FloatArray) -> FloatArray:
         """The last coordinate on the concave part with a slope of at least `price`."""
         shape = self.shape
         # A negative price is met past the peak, while the slope still falls.
         paid = price < 0
         near = np.where(paid, shape.peak, shape.inflection)
-        far = np.where(paid, shape.trough, shape.peak)
+        far = np.where(paid & ~np.isnan(shape.trough), shape.trough, shape.peak)
         return self._last_worth(price, near, far)
 
     def _last_worth(self, price: FloatArray, near: FloatArray, far: FloatArray) -> FloatArray:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clearopt.errors import DeclarationError
 from clearopt.utilities.base import Utility
+from clearopt.utilities.curve_search import Curve
 from clearopt.utilities.numeric import CompoundUtility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
+_RELATIVE = 1e-9  # by which a slope may be off
+_CANCELLED = 1e-13  # of the greatest slope: what may be left where a slope is 0
 _SETTLED = 1e-12  # of the peak: none
 _DOUBLINGS = 60
 
@@ -104,9 +109,24 @@ class Total(CompoundUtility):
     def marks(self) -> FloatArray:
         columns = []
         for part, shift in zip(self.parts, self._shifts(), strict=True):
-            for excess in (0.0, part.inflection_excess, part.saturation_excess):
+            ends = part.saturation_excess, _settled_excess(part)
+            for excess in (0.0, part.inflection_excess, *ends):
                 columns.append(np.maximum(shift + excess, 0.0))
         return np.column_stack(columns)
+
+    def _curve(self, members: NDArray[np.intp] | None) -> Curve:
+        return replace(super()._curve(members), noise=self._noise)
+
+    def _noise(self, excess: FloatArray) -> Any:
+        """How far off the slope may be: the rounding of its terms, which may cancel."""
+        total: Any = 0.0
+        for part, weight, shift in zip(self.parts, self.own, self._shifts(), strict=True):
+            slope = np.abs(part.marginal_at(np.maximum(excess - shift, 0.0)))
+            greatest = np.asarray(part.greatest_marginal)
+            greatest = np.where(np.isfinite(greatest), greatest, 0.0)
+            allowed = _RELATIVE * np.where(excess >= shift, slope, 0.0) + _CANCELLED * greatest
+            total = total + np.where(weight > 0, weight * allowed, 0.0)
+        return np.where(np.isfinite(total), total, 0.0)
 
     def in_units(self, tokens: Any, accuracy: float) -> Self:
         parts = [part.in_units(tokens, accuracy) for part in self.parts]

@@ -195,6 +195,44 @@ def test_a_sampled_curve_that_breaks_the_shape_is_refused_with_advice():
     assert seen.inflection_excess == seen.saturation_excess == 25.0
 
 
+@pytest.mark.parametrize("ends", [1.0, 0.8])
+def test_a_utility_in_any_cost_is_solved_exactly_or_refused(ends):
+    rng = np.random.default_rng(11)
+    m = 10
+    start = rng.choice([0.0, 5.0, 100.0], m)
+    scale, width = rng.uniform(0.1, 1, m), rng.uniform(10, 300, m)
+    families = [
+        co.CumulativeSurge(scale, start, 10 / width),
+        co.ShiftedSurge(scale, start, 3 / width),
+        co.Logistic(scale, width, 10 / width),
+        co.Hill(scale, width, rng.uniform(0.5, 4, m)),
+        co.SaturatingExponential(scale, start, 3 / width),
+        co.Triangular(scale, start, width),
+        co.Quadratic(scale, start, width),
+    ]
+    curves = co.ExpectedTokens(start, 10.0 ** rng.uniform(-2.5, -0.5, m), ends).broadcast(m)
+    menu = np.concatenate([np.geomspace(1e-6, 1500, 1500), np.linspace(0, 1500, 3001)])
+    accepted = 0
+    for family in families:
+        for i in range(m):
+            one = slice(i, i + 1)
+            utility, curve = family.broadcast(m).take(one), curves.take(one)
+            high = rng.uniform(100, 1500)
+            try:
+                seen = PerCost.of(utility, curve, np.array([high]))
+            except co.DeclarationError as error:
+                assert "integer=True" in str(error)  # noqa: PT017
+                continue
+            accepted += 1
+            inside = menu[menu <= high]
+            values, costs = utility.value(inside), curve.value(inside)
+            end = curve.value(np.array([high]))
+            for price in rng.uniform(0, 1.2, 3) * min(float(seen.break_even_price()[0]), 1.0):
+                answer = seen.best_response(np.ones(1), np.array([price]), np.zeros(1), end)
+                assert answer.gain[0] >= (values - price * costs).max() - 1e-10
+    assert accepted > 35
+
+
 def test_what_cannot_be_seen_in_costs():
     curve = co.ExpectedTokens(10.0, 0.1).broadcast(2)
     table = co.Tabulated([0.0, 100.0], [0.1, 0.4]).broadcast(2)

@@ -113,6 +113,60 @@ def test_a_weight_of_nothing_counts_for_nothing():
     assert (nothing.demand(0.1) == 0).all()
 
 
+FAMILIES = {
+    "surge": lambda rng, start, m: co.CumulativeSurge(
+        rng.uniform(0.1, 1, m), start, 10 ** rng.uniform(-2.5, -0.5, m)
+    ),
+    "shifted": lambda rng, start, m: co.ShiftedSurge(
+        rng.uniform(0.1, 1, m), start, 10 ** rng.uniform(-2.5, -0.5, m)
+    ),
+    "logistic": lambda rng, start, m: co.Logistic(
+        rng.uniform(0.1, 1, m), rng.uniform(0, 300, m), 10 ** rng.uniform(-2.5, -0.5, m)
+    ),
+    "hill": lambda rng, start, m: co.Hill(
+        rng.uniform(0.1, 1, m), rng.uniform(10, 300, m), rng.uniform(0.5, 4, m)
+    ),
+    "samples": lambda rng, start, m: co.BestOfN(rng.uniform(0.1, 0.9, m), rng.uniform(10, 300, m)),
+    "parabola": lambda rng, start, m: co.Quadratic(
+        rng.uniform(0.1, 1, m), start, rng.uniform(10, 300, m)
+    ),
+    "triangle": lambda rng, start, m: co.Triangular(
+        rng.uniform(0.1, 1, m), start, rng.uniform(10, 300, m)
+    ),
+}
+
+
+@pytest.mark.parametrize("first", FAMILIES)
+@pytest.mark.parametrize("second", FAMILIES)
+def test_a_sum_is_solved_exactly_or_refused(first, second):
+    rng = np.random.default_rng(sum(map(ord, first + second)))
+    m = 8
+    start = rng.choice([0.0, 5.0, 100.0], m)
+    left, right = (FAMILIES[name](rng, start, m).broadcast(m) for name in (first, second))
+    menu = np.concatenate([np.geomspace(1e-6, 2000, 1500), np.linspace(0, 2000, 4001)])
+    for i in range(m):
+        parts = [left.take(slice(i, i + 1)), right.take(slice(i, i + 1))]
+        try:
+            total = Total.of(parts, [1.0, 0.5])
+        except co.DeclarationError as error:
+            assert "not S-shaped" in str(error)  # noqa: PT017
+            continue
+        top = min(float(total.break_even_price()[0]), 1.0)
+        for price in (*rng.uniform(0, 1.2, 3) * top, -0.2 * top):
+            lower = rng.choice([0.0, rng.uniform(0, 200)])
+            upper = lower + rng.uniform(0, 800)
+            inside = menu[(menu >= lower) & (menu <= upper)]
+            gains = brute(parts, [1.0, 0.5], inside) - price * inside
+            box = np.ones(1), np.array([price]), np.array([lower]), np.array([upper])
+            try:
+                answer = total.best_response(*box)
+            except co.UnsupportedProblemError as error:
+                assert price < 0
+                assert "bends more than once past its peak" in str(error)  # noqa: PT017
+                continue
+            assert answer.gain[0] >= gains.max() - 1e-11 * (1 + abs(price) * upper)
+
+
 # ------------------------------------------------------------------ refused
 def test_a_sum_of_two_surges_far_apart_is_refused():
     first = co.CumulativeSurge(0.5, [10.0, 10.0], 0.1).broadcast(2)

@@ -1,0 +1,221 @@
+"""Marginal values: the value function's own slopes at an allocation, the funded set as it is.
+
+A local notion: nothing here looks at what another allocation would be worth. The slopes of single
+queries, and who presses against its bounds, serve `bound_prices` too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import lsq_linear, nnls
+
+from clearopt.prices import Multipliers
+from clearopt.program import Program
+from clearopt.validation import FloatArray
+
+_BINDING = 1e-7  # relative slack up to which a row counts as binding
+_AT_BOUND = 1e-9  # relative distance up to which tokens are at a bound
+_BESIDE = 1e-9  # relative distance at which one side of a kink is looked at
+_DENSE = 5_000_000  # entries up to which least squares are solved as a dense problem
+
+
+# -------------------------------------------------------------------------------- slopes
+class Slopes(NamedTuple):
+    """What one more token (`side` 1) or the last one (-1) of each query is worth, (n,) each.
+
+    Derivatives, one-sided at kinks and jumps; differences of one token where tokens are whole.
+    """
+
+    utility: FloatArray  # U'
+    curve: FloatArray  # C'
+    smooth: NDArray[np.bool_]  # the same on both sides
+
+    @classmethod
+    def at(cls, program: Program, tokens: FloatArray, side: int) -> Slopes:
+        found, smooth = [], ~program.integer
+        # Past the last token there may be one more, before the first none.
+        whole = np.maximum(tokens + side, 0.0)
+        step = np.where(whole != tokens, whole - tokens, 1.0)
+        for value, marginal in (
+            (program.utility, program.marginal),
+            (program.curve_value, program.curve_marginal),
+        ):
+            here, level = marginal(tokens), value(tokens)
+            before = tokens * (1.0 - _BESIDE)
+            ends = marginal(before), marginal(tokens * (1.0 + _BESIDE))
+            alike = np.abs(ends[1] - ends[0]) <= 1e-4 * np.maximum(*np.abs(ends))
+            # A step shows in no derivative, but in a rise that none of them explains.
+            rise = level - value(before)
+            jump = rise > 1e-3 * np.abs(level) + 10.0 * _BESIDE * tokens * np.abs(here)
+            smooth = smooth & alike & ~jump
+            one_sided = ends[1] if side > 0 else np.where(jump, np.inf, ends[0])
+            slope = np.where(alike & ~jump, here, one_sided)
+            if program.integer.any():
+                slope = np.where(program.integer, (value(whole) - level) / step, slope)
+            found.append(slope)
+        return cls(found[0], found[1], smooth)
+
+    def gain(self, program: Program) -> FloatArray:
+        """(n,) of the objective."""
+        paid = program.cost + program.curve_cost * self.curve
+        return np.where(program.weight > 0, program.weight * self.utility, 0.0) - paid
+
+    def charged(self, program: Program, rows: NDArray[np.intp]) -> sparse.csr_array:
+        """What a token of each query is charged in these rows, (rows, n)."""
+        matrix = program.rows[rows]
+        if program.curve_rows.nnz:
+            matrix = matrix + program.curve_rows[rows].multiply(self.curve[None, :])
+        return sparse.csr_array(matrix)
+
+
+def _bounds_met(
+    program: Program, tokens: FloatArray
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) who has as few tokens as the bounds allow, and who has as many."""
+    near = np.where(program.integer, 0.5, _AT_BOUND * tokens)
+    return tokens <= program.lower + near, tokens >= program.upper - near
+
+
+def pressing(
+    program: Program, tokens: FloatArray, slope: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """A slope upwards presses against an upper bound, one downwards against a lower, (n,) each."""
+    fewest, most = _bounds_met(program, tokens)
+    return (
+        np.where(most & (slope > 0), slope, 0.0),
+        np.where(fewest & (slope < 0) & (tokens >= program.lower), slope, 0.0),
+    )
+
+
+# -------------------------------------------------------------------------------- multipliers
+def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
+    """Multipliers of the binding rows, floors and bounds at the allocation.
+
+    At a local optimum every query strictly between its bounds satisfies
+
+        w U' - c - d C' = sum_k lambda_k (A_k + B_k C') - sum_j mu_j V_j U'
+
+    Least squares where there are more such queries than multipliers. Whole tokens: U' and C' are
+    what one more token adds.
+    """
+    more = Slopes.at(program, tokens, 1)
+    rows, floors = np.zeros(program.rows.shape[0]), np.zeros(program.floors.shape[0])
+    binding, floor_binding = (np.flatnonzero(held) for held in _binding(program, tokens))
+    if binding.size == 1 and not floor_binding.size:
+        rows[binding] = _one_price(program, tokens, more, binding)
+    elif binding.size + floor_binding.size:
+        rows[binding], floors[floor_binding] = _several_prices(
+            program, tokens, more, binding, floor_binding
+        )
+    paid = more.charged(program, np.arange(rows.size)).T @ rows
+    promised = program.floors.T @ floors
+    slope = more.gain(program) - paid + np.where(promised > 0, promised * more.utility, 0.0)
+    above, below = pressing(program, tokens, slope)
+    return Multipliers(rows + 0.0, 0.0 - floors, above, below)
+
+
+def _binding(program: Program, tokens: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows (K,) and floors (J,) hold with next to no slack."""
+    level = program.right_hand_side
+    size = np.maximum(np.abs(level), program.activity_size(tokens))
+    slack = np.abs(program.activity(tokens) - level)
+    allowed = _BINDING * size
+    if program.integer.any() and level.size:
+        # Whole tokens rarely fill a row to the last unit.
+        largest = np.maximum(
+            abs(program.rows).max(axis=1).toarray().ravel(),
+            abs(program.curve_rows).max(axis=1).toarray().ravel(),
+        )
+        allowed = np.maximum(allowed, largest)
+    over = program.floors @ program.utility(tokens) - program.floor_levels
+    spare = _BINDING * np.maximum(np.abs(program.floor_levels), 1e-300)
+    if program.integer.any() and over.size:
+        # What one token fewer would take away.
+        loss = program.utility(tokens) - program.utility(np.maximum(tokens - 1.0, program.least))
+        entries = program.floors.multiply(np.where(program.integer, loss, 0.0)[None, :])
+        spare = np.maximum(spare, np.asarray(entries.max(axis=1).toarray()).ravel())
+    return slack <= allowed, over <= spare
+
+
+def _wanted(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """(n,) whose tokens serve something: an accuracy, or a binding row that asks for them."""
+    wanted = program.utility(tokens) > 0
+    sign = np.select([program.sense_array == "<=", program.sense_array == ">="], [1.0, -1.0], 0.0)
+    for matrix in (program.rows, program.curve_rows):
+        entries = matrix[binding].tocoo()
+        asked = entries.data * sign[binding][entries.row] <= 0
+        wanted[entries.col[asked & (entries.data != 0)]] = True
+    return wanted & (tokens > 0)
+
+
+def _one_price(
+    program: Program, tokens: FloatArray, more: Slopes, binding: NDArray[np.intp]
+) -> float:
+    """The multiplier of the only binding row: what its next unit buys."""
+    fewest, most = _bounds_met(program, tokens)
+    wanted = _wanted(program, tokens, binding)
+    gain = more.gain(program)
+    coefficient = more.charged(program, binding).toarray()[0]
+    settled = wanted & more.smooth & ~fewest & ~most & (coefficient != 0)
+    if settled.any():  # all equal, to the accuracy of the allocation
+        value = float(np.median(gain[settled] / coefficient[settled]))
+    else:  # at kinks, at bounds, or whole: the best use of the next unit
+        less = Slopes.at(program, tokens, -1)
+        returned = less.charged(program, binding).toarray()[0]
+        up, down = wanted & ~most & (coefficient > 0), wanted & ~fewest & (returned < 0)
+        uses = np.r_[gain[up] / coefficient[up], less.gain(program)[down] / returned[down]]
+        value = float(uses.max()) if uses.size else 0.0
+    sense = program.senses[int(binding[0])]
+    return max(value, 0.0) if sense == "<=" else min(value, 0.0) if sense == ">=" else value
+
+
+def _several_prices(
+    program: Program,
+    tokens: FloatArray,
+    more: Slopes,
+    binding: NDArray[np.intp],
+    floor_binding: NDArray[np.intp],
+) -> tuple[FloatArray, FloatArray]:
+    """The multipliers (K',), (J',) of the binding rows and floors, by least squares."""
+    fewest, most = _bounds_met(program, tokens)
+    free = _wanted(program, tokens, binding) & ~fewest & ~most & np.isfinite(more.utility)
+    slope = np.where(np.isfinite(more.utility), more.utility, 0.0)
+    floors = program.floors[floor_binding].multiply(-slope[None, :])
+    matrix = sparse.csc_array(sparse.vstack([more.charged(program, binding), floors]))
+    # At a kink or a whole amount the equation is an inequality: only where there is no other.
+    settled = free & more.smooth
+    alone = np.flatnonzero(abs(matrix[:, np.flatnonzero(settled)]).sum(axis=1) == 0)
+    settled |= free & (abs(matrix[alone]).sum(axis=0) > 0)
+    inside = np.flatnonzero(settled)
+    senses = np.r_[program.sense_array[binding], np.full(floor_binding.size, "<=")]
+    found = _fit(sparse.csr_array(matrix[:, inside].T), more.gain(program)[inside], senses)
+    return found[: binding.size], found[binding.size :]
+
+
+def _fit(matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_]) -> FloatArray:
+    """Least squares for matrix @ x = goal; x at least 0 for `<=`, at most 0 for `>=`."""
+    size = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
+    used, height = np.flatnonzero(size > 0), float(np.abs(goal).max(initial=0.0))
+    found = np.zeros(matrix.shape[1])
+    if not used.size or height == 0:
+        return found
+    # Columns of one size: rows count in tokens, floors in accuracy.
+    sign = np.where(senses == ">=", -1.0, 1.0)[used]
+    scaled = sparse.csr_array(matrix[:, used].multiply((sign / size[used])[None, :]))
+    goal, either = goal / height, senses[used] == "=="
+    if scaled.shape[0] * used.size <= _DENSE:
+        # Exactly, on the triangular factor; what may have either sign is a difference of two.
+        factor = np.asarray(np.linalg.qr(np.column_stack([scaled.toarray(), goal]), mode="r"))
+        both = np.column_stack([factor[:, :-1], -factor[:, :-1][:, either]])
+        positive, _ = nnls(both, factor[:, -1])
+        x = positive[: used.size]
+        x[either] -= positive[used.size :]
+    else:
+        low = np.where(either, -np.inf, 0.0)
+        x = lsq_linear(scaled, goal, (low, np.inf), tol=1e-13, lsmr_tol=1e-13).x
+    found[used] = x * sign * height / size[used]
+    return found
