@@ -239,10 +239,11 @@ class _Rows:
 def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) -> NDArray[np.intp]:
     """(n,) which choice each query belongs to, -1 for none; what is forced leaves the others 0."""
     number = np.full(layout.n, -1, dtype=np.intp)
+    named = np.zeros(layout.n, dtype=np.bool_)
     first = 0
     for choice in choices:
         options = np.stack([layout.entries(option) for option in choice.options])  # (options, m)
-        taken = number[options] >= 0
+        taken = named[options]
         if taken.any() or np.unique(options).size != options.size:
             query = int(options[taken][0]) if taken.any() else int(options.flat[0])
             raise DeclarationError(
@@ -250,6 +251,7 @@ def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) ->
                 "twice in one; a query belongs to one choice. Put all of its options into one "
                 "co.at_most_one"
             )
+        named[options] = True
         least = np.where(boxes.semicontinuous, 0.0, boxes.lower)[options]
         forced = least > 0
         if (forced.sum(axis=0) > 1).any():
@@ -263,7 +265,9 @@ def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) ->
         excluded = options[~forced & np.any(forced, axis=0, keepdims=True)]
         boxes.lower[excluded], boxes.upper[excluded] = 0.0, 0.0
         boxes.semicontinuous[excluded] = False
-        number[options] = first + np.arange(options.shape[1])[None, :]
+        # Where one must have tokens nothing is left to choose.
+        open_ = ~np.any(forced, axis=0)
+        number[options] = np.where(open_, first + np.arange(options.shape[1]), -1)[None, :]
         first += options.shape[1]
     return number
 

@@ -47,10 +47,11 @@ class Slopes(NamedTuple):
             here, level = marginal(tokens), value(tokens)
             before = tokens * (1.0 - _BESIDE)
             ends = marginal(before), marginal(tokens * (1.0 + _BESIDE))
-            alike = np.abs(ends[1] - ends[0]) <= 1e-4 * np.maximum(*np.abs(ends))
+            with np.errstate(invalid="ignore"):  # infinite on both sides: not alike
+                alike = np.abs(ends[1] - ends[0]) <= 1e-4 * np.maximum(*np.abs(ends))
             # A step shows in no derivative, but in a rise that none of them explains.
-            rise = level - value(before)
-            jump = rise > 1e-3 * np.abs(level) + 10.0 * _BESIDE * tokens * np.abs(here)
+            rise, steepest = level - value(before), np.where(tokens > 0, np.abs(here), 0.0)
+            jump = rise > 1e-3 * np.abs(level) + 10.0 * _BESIDE * tokens * steepest
             smooth = smooth & alike & ~jump
             one_sided = ends[1] if side > 0 else np.where(jump, np.inf, ends[0])
             slope = np.where(alike & ~jump, here, one_sided)
@@ -61,8 +62,8 @@ class Slopes(NamedTuple):
 
     def gain(self, program: Program) -> FloatArray:
         """(n,) of the objective."""
-        paid = program.cost + program.curve_cost * self.curve
-        return np.where(program.weight > 0, program.weight * self.utility, 0.0) - paid
+        paid = program.cost + _times(program.curve_cost, self.curve)
+        return _times(program.weight, self.utility) - paid
 
     def charged(self, program: Program, rows: NDArray[np.intp]) -> sparse.csr_array:
         """What a token of each query is charged in these rows, (rows, n)."""
@@ -70,6 +71,12 @@ class Slopes(NamedTuple):
         if program.curve_rows.nnz:
             matrix = matrix + program.curve_rows[rows].multiply(self.curve[None, :])
         return sparse.csr_array(matrix)
+
+
+def _times(factor: FloatArray, slope: FloatArray) -> FloatArray:
+    """The product, 0 where the factor is, however steep the slope."""
+    product: FloatArray = np.multiply(factor, slope, out=np.zeros_like(slope), where=factor != 0)
+    return product
 
 
 def _bounds_met(
@@ -113,7 +120,7 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
         )
     paid = more.charged(program, np.arange(rows.size)).T @ rows
     promised = program.floors.T @ floors
-    slope = more.gain(program) - paid + np.where(promised > 0, promised * more.utility, 0.0)
+    slope = more.gain(program) - paid + _times(promised, more.utility)
     above, below = pressing(program, tokens, slope)
     return Multipliers(rows + 0.0, 0.0 - floors, above, below)
 

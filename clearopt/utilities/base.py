@@ -209,6 +209,10 @@ class Utility(Family, ABC):
         """The whole amount that follows a whole one."""
         return amount + 1.0
 
+    def whole_before(self, amount: Any) -> Any:
+        """The whole amount that a whole one follows."""
+        return amount - 1.0
+
     def concave_hull(self, lower: FloatArray, upper: FloatArray) -> Utility:
         """What the envelope over [lower, upper] tokens, (m,), is made from, itself if S-shaped."""
         return self

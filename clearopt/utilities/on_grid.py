@@ -106,6 +106,10 @@ class OnGrid(Tabulated):
         last = np.shape(self.grid)[-1] - 1
         return self._at(self.grid, np.minimum(position + 1, last))
 
+    def whole_before(self, amount: Any) -> Any:
+        position = self._segment(np.asarray(amount)[..., None])[..., 0]
+        return self._at(self.grid, np.maximum(position - 1, 0))
+
     def tokens(self, cost: Any) -> Any:
         """The whole tokens that are had for an expected cost, elementwise."""
         position = self._segment(np.asarray(cost)[..., None])[..., 0]

@@ -42,6 +42,8 @@ class PerCost(CompoundUtility):
         "there. Count tokens whole, Allocation(..., integer=True), which is solved on their grid"
     )
 
+    counts_tokens: ClassVar[bool] = False
+
     parts: tuple[Any, ...]  # the utility, the cost curve
     own: tuple[Any, ...]  # most, last useful amount, where the search ends; all tokens
     # The last inverses: a search over prices asks for the same two bounds at every price.
@@ -215,6 +217,9 @@ class PerCost(CompoundUtility):
 
     def whole_after(self, amount: Any) -> Any:
         return self.curve.value(self.whole_tokens(amount) + 1.0)
+
+    def whole_before(self, amount: Any) -> Any:
+        return self.curve.value(np.maximum(self.whole_tokens(amount) - 1.0, 0.0))
 
     # ---------------------------------------------------------------- never asked for
     def in_units(self, tokens: Any, accuracy: float) -> Self:

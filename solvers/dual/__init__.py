@@ -169,7 +169,7 @@ def _solve_several_rows(
         found = repair(program, tokens, time_limit=max(min(left, 10.0), 0.01))
         return None if found is None else seen.amounts(found)[queries.order]
 
-    tokens = allocate(problem, ascent, limits.deadline, mend)
+    tokens = allocate(problem, ascent, limits.deadline, limits.tolerance, mend)
     message = "stopped at the time limit" if time.perf_counter() > limits.deadline else ""
     conflict = None
     if tokens is None:

@@ -231,8 +231,7 @@ class BranchAndBound:
         if low <= below < high and low < bend < high and part < bend:
             return below
         if whole:
-            before_last = queries.rounded("whole_below", query, math.nextafter(high, -math.inf))
-            before_last = before_last if before_last < high else low
+            before_last = max(queries.rounded("whole_before", query, high), low)
             return min(max(queries.rounded("whole_below", query, part), low), before_last)
         margin = 0.05 * (high - low)
         return min(max(part, low + margin), high - margin)

@@ -13,6 +13,7 @@ from clearopt.utilities import BestResponse, CostCurve
 from clearopt.validation import FloatArray
 
 _LARGEST_GRID = 20_000_000  # amounts, all queries together
+_ENDLESS = 1e300
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +94,13 @@ class Grid:
         can = (self.amounts >= low) & (self.amounts <= high)
         if least is not None:
             can &= (self.amounts == 0) | (self.amounts >= least[i, None])
-        gains = (
-            weight[i, None] * self.utility
-            - price[i, None] * self.amounts
-            - curve_price[i, None] * self.cost
-        )
-        gains = np.where(can, gains, -np.inf)
+        # On the way to proving that nothing is feasible prices grow without end.
+        charged = (np.clip(p[i, None], -_ENDLESS, _ENDLESS) for p in (price, curve_price))
+        with np.errstate(over="ignore", invalid="ignore"):
+            gains = weight[i, None] * self.utility
+            for amount, each in zip((self.amounts, self.cost), charged, strict=True):
+                gains = gains - each * amount
+        gains = np.where(can & ~np.isnan(gains), gains, -np.inf)
         last = gains.shape[1] - 1 - np.argmax(gains[:, ::-1], axis=1)
         rows = np.arange(i.size)
         tokens, gain, utility = (np.array(column) for column in response)

@@ -22,6 +22,8 @@ from clearopt.validation import FloatArray
 # Points are the purchases at these multiples of a query's own price: dense near 1.
 _WIDE = np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.92, 1.0, 1.09, 1.25, 1.6, 2.5, 6.0])
 _UNDECIDED = 60  # queries closest to breaking even, left to the MILP
+_LARGEST_MENU = 20_000  # whole amounts of all queries together that a MILP is given
+_MENU_SECONDS = 5.0  # for it
 _LARGEST_LP = 20_000  # queries; beyond, only the plain repair is tried
 
 
@@ -59,11 +61,13 @@ def allocate(
     problem: SeveralRows,
     ascent: Ascent,
     deadline: float,
+    tolerance: float,
     mend: Callable[[FloatArray], FloatArray | None],
 ) -> FloatArray | None:
     """A feasible allocation near the bound, or None where none was found.
 
-    `mend` makes whole tokens of an allocation that is nearly feasible, moving it little.
+    `mend` makes whole tokens of an allocation that is nearly feasible, moving it little. Within
+    `tolerance` of the bound, relatively, the search ends early.
     """
     best, value = None, -math.inf
 
@@ -85,16 +89,41 @@ def allocate(
     if queries.n > _LARGEST_LP or time.perf_counter() > deadline:
         return best
     sides = _decide(problem, ascent, deadline)
-    if sides is None:
-        return best
-    for tokens in _fill(problem, ascent, sides, deadline):
+    for tokens in [] if sides is None else _fill(problem, ascent, sides, deadline):
         if queries.integer is None:
             offer(tokens)
             continue
         offer(_whole(problem, tokens))
         if problem.floors.shape[0] or problem.equality.any():  # rounding down may miss these
             offer(mend(tokens))
+    if ascent.bound - value > tolerance * abs(ascent.bound):
+        offer(_every_amount(problem, deadline))
     return best
+
+
+def _every_amount(problem: SeveralRows, deadline: float) -> FloatArray | None:
+    """A MILP over all whole amounts of everybody, where they are few enough to be written down."""
+    queries = problem.queries
+    if queries.integer is None or not queries.integer.all():
+        return None
+    most = _LARGEST_MENU // queries.n
+    column = queries.lower
+    columns, included = [column], [np.ones(queries.n, dtype=bool)]
+    while (column < queries.upper).any():
+        if len(columns) > most:
+            return None
+        following = queries.whole_after(column)
+        if queries.least is not None:
+            following = np.where(column == 0, np.maximum(following, queries.least), following)
+        included.append((following > column) & (following <= queries.upper))
+        column = np.where(included[-1], following, queries.upper)
+        columns.append(column)
+    points, chosen = np.column_stack(columns), np.column_stack(included)
+    soon = min(deadline, time.perf_counter() + _MENU_SECONDS)
+    mixture = _solve_points(problem, points, chosen, chosen, soon)
+    if mixture is None:
+        return None
+    return points[np.arange(queries.n), np.argmax(mixture, axis=1)]
 
 
 def _bend(problem: SeveralRows) -> FloatArray:
