@@ -6,7 +6,7 @@
 # Variables: PYTHON (an interpreter, 3.11 or newer), VENV, EXTRAS (what `make confirm` installs),
 # CONFIRM_ARGS, PYTEST_ARGS. On a machine with a CUDA GPU:
 #
-#   make confirm EXTRAS=scip,cvxpy,highs,plot,vllm
+#   make confirm EXTRAS=scip,cvxpy,plot,vllm
 
 PYTHON ?= python3
 VENV ?= .venv

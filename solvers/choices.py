@@ -47,6 +47,19 @@ class Choices:
         kept[self.members[first]] = True
         return kept
 
+    @cached_property
+    def membership(self) -> NDArray[np.bool_]:
+        """(n,) who is in a choice."""
+        inside = np.zeros(self.n, dtype=bool)
+        inside[self.members] = True
+        return inside
+
+    def losers(self, surplus: FloatArray) -> FloatArray:
+        """(n,) the surplus, at least 0, of all options but the best of each choice."""
+        lost = np.where(self.membership, np.maximum(surplus, 0.0), 0.0)
+        lost[self.best(lost)] = 0.0
+        return lost
+
     def second(self, surplus: FloatArray) -> FloatArray:
         """(n,) the best surplus among the other options of each query's choice, at least 0."""
         values = surplus[self.members]

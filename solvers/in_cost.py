@@ -20,6 +20,7 @@ from clearopt.utilities.on_grid import OnGrid
 from clearopt.utilities.per_cost import PerCost
 from clearopt.validation import FloatArray
 
+_SMALL_TABLE = 500_000  # likewise
 _LARGEST_TABLE = 20_000_000  # whole amounts, all queries of a family together
 
 
@@ -160,10 +161,16 @@ def _blocks(
 def _in_its_cost(
     utility: Utility, curve: CostCurve, lower: FloatArray, upper: FloatArray, *, whole: bool
 ) -> Utility:
-    """The family in its cost: by closed forms where S-shaped, else, of whole tokens, by a table."""
+    """The family in its cost: of whole tokens by a table where that is small, else by its shape.
+
+    Looking a response up among all whole amounts is many times quicker than searching for it.
+    """
+    width = float((upper - lower).max(initial=0.0)) + 2
+    if whole and upper.size * width <= _SMALL_TABLE:
+        return OnGrid.of(utility, curve, lower, upper)
     try:
         return PerCost.of(utility, curve, upper, np.full(upper.size, whole))
     except DeclarationError:
-        if not whole or upper.size * (float((upper - lower).max()) + 2) > _LARGEST_TABLE:
+        if not whole or upper.size * width > _LARGEST_TABLE:
             raise
         return OnGrid.of(utility, curve, lower, upper)

@@ -271,13 +271,15 @@ class Hill(_Sigmoid):
         is_left = c * slight - 2.0 * _softplus(slight) >= level
         left = xp.where(is_left, slight, _log_expm1(-0.5 * level))
         most = _log_expm1(0.5 * (xp.where(c < 0, c * left, 0.0) - level))
+        # For c far below 0 the lines are close, and no such point is known.
+        most = xp.where(c < -1.0, xp.inf, most)
         w = xp.where((c < 0) | (most < 0), xp.minimum(w, most), w)
         w = xp.maximum(w, xp.where(c > 0, turn, xp.where(c < 0, -xp.inf, -_LARGEST)))
         for _ in range(_HILL_STEPS):
             slope = c - 2.0 * _sigmoid(w)
             value = c * w - 2.0 * _softplus(w) - level
             step = xp.where(slope < 0, value / xp.where(slope < 0, slope, 1.0), 0.0)
-            w = xp.where(c > 0, xp.maximum(w - step, turn), w - step)
+            w = xp.maximum(w - step, xp.where(c > 0, turn, -_LARGEST))
         amount = self._amount(w)
         dear = xp.where((price > 0) & (self.scale > 0), self.inflection_excess, 0.0)
         ample = xp.where(self.scale > 0, self.saturation_excess, 0.0)

@@ -16,6 +16,7 @@ from clearopt.utilities.cost_curves import CostCurve
 from clearopt.utilities.tabulated import Tabulated
 from clearopt.validation import FloatArray
 
+_SHORT = 100_000  # comparisons that are quicker made all at once
 _SAME_COST = 1.0 + 1e-12  # costs this close, relatively, are the same
 
 
@@ -43,10 +44,15 @@ class OnGrid(Tabulated):
         columns = counts.T
         costs = np.stack([np.asarray(curve.value(column)) for column in columns], axis=1)
         values = np.stack([np.asarray(utility.value(column)) for column in columns], axis=1)
-        # From the right: of equal costs the best count is told by all of them.
-        for k in range(width - 2, -1, -1):
-            same = (costs[:, k + 1] <= costs[:, k] * _SAME_COST) & (values[:, k + 1] > values[:, k])
-            values[same, k], counts[same, k] = values[same, k + 1], counts[same, k + 1]
+        # Of equal costs the best count is told by all of them: handed on leftwards, then rightwards.
+        same = costs[:, 1:] <= costs[:, :-1] * _SAME_COST
+        for k, following in [
+            *((k, k + 1) for k in range(width - 2, -1, -1)),
+            *((k + 1, k) for k in range(width - 1)),
+        ]:
+            better = same[:, min(k, following)] & (values[:, following] > values[:, k])
+            values[better, k] = values[better, following]
+            counts[better, k] = counts[better, following]
         return cls.from_parameters(costs, values, counts)
 
     @property
@@ -54,10 +60,13 @@ class OnGrid(Tabulated):
         return _Kind(int(np.shape(self.grid)[-1]))
 
     def _segment(self, amounts: Any) -> Any:
-        """By bisection: these tables are long."""
+        """By bisection where the tables are long: nothing of their size is made."""
         shape = np.broadcast_shapes(np.shape(self.grid)[:-1], np.shape(amounts)[:-1])
         grid = np.broadcast_to(self.grid, (*shape, np.shape(self.grid)[-1]))
         amounts = np.broadcast_to(amounts, (*shape, np.shape(amounts)[-1]))
+        if grid.size * amounts.shape[-1] <= _SHORT:
+            reached = grid[..., None, :] <= (amounts * _SAME_COST)[..., None]
+            return np.maximum(np.count_nonzero(reached, axis=-1) - 1, 0)
         low = np.zeros(amounts.shape, dtype=np.intp)
         high = np.full(amounts.shape, grid.shape[-1] - 1)
         while (low < high).any():

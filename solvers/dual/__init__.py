@@ -15,10 +15,10 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
-from clearopt.solvers.dual.rounding import allocate
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
-from clearopt.solvers.dual.several_rows import SeveralRows, ascend, first_prices
+from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
@@ -26,12 +26,15 @@ from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
 
+_FEW = 64  # queries with measured curves for which column generation is worth its time
+
 
 class Dual(Backend):
     """Exact for one row: price search, variable fixing, branch and bound, certificate.
 
     Own options:
-        node_limit: branch-and-bound nodes at most (default 20 000).
+        node_limit: branch-and-bound nodes at most (default 20 000 under one row; under several,
+            where a node costs more, 2 000, and fewer from 100 queries on).
         engine: "auto" (JAX from some thousand queries on), "jax" or "numpy".
     """
 
@@ -47,7 +50,10 @@ class Dual(Backend):
         engine = options.extra.get("engine", "auto")
         if engine not in ("auto", "jax", "numpy"):
             raise DeclarationError(f"engine = {engine!r}: must be 'auto', 'jax' or 'numpy'")
-        nodes = options.extra.get("node_limit", 20_000)
+        nodes = options.extra.get("node_limit", None)
+        if nodes is None:
+            several = program.rows.shape[0] + program.floors.shape[0] > 1
+            nodes = min(max(200_000 // program.n, 3), 2_000) if several else 20_000
         if not isinstance(nodes, int) or nodes < 1:
             raise DeclarationError(f"node_limit = {nodes!r}: must be a whole number, at least 1")
 
@@ -73,7 +79,11 @@ class Dual(Backend):
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
         if not is_one_row(queries, program):
-            return finish(**_solve_several_rows(program, seen, queries, limits, options.warm_start))
+            with Ticker(self.name, verbose=options.verbose) as ticker:
+                found = _solve_several_rows(
+                    program, seen, queries, limits, ticker, options.warm_start
+                )
+            return finish(**found)
         with Ticker(self.name, verbose=options.verbose) as ticker:
             found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
         if found["infeasible"]:
@@ -82,8 +92,13 @@ class Dual(Backend):
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:
-    """Whether one price couples all queries, and nothing else does."""
+    """Whether one price couples all queries, and a price search with branching is the way.
+
+    Measured curves have kinks on which a mixture may rest; with few queries these matter, and
+    column generation sees all of them.
+    """
     plain = queries.choice is None and queries.grid is None
+    plain = plain and (queries.n > _FEW or bool(queries.convex_before.all()))
     return plain and program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
 
 
@@ -115,15 +130,13 @@ def _solve_one_row(
         start = abs(float(known[0])) or start
     outcome = BranchAndBound(row, limits, start, ticker).solve()
     tokens = None if outcome.tokens is None else seen.tokens(restore(queries, outcome.tokens))
-    price = _declared_price(program, queries, row, outcome.price)
+    price = _declared_price(program, queries, row, outcome.root)
     return {
         "allocation": tokens,
         "bound": program.offset + outcome.bound,
         "row_prices": np.array([sign * price])[: program.rows.shape[0]],
         "infeasible": outcome.stopped == "infeasible",
-        "message": ""
-        if outcome.stopped in ("closed", "infeasible")
-        else f"stopped at the {outcome.stopped}",
+        "message": _stopped(outcome.stopped),
         "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
     }
 
@@ -150,6 +163,7 @@ def _solve_several_rows(
     seen: InCost,
     queries: Separable,
     limits: Limits,
+    ticker: Ticker,
     warm: Solution | None,
 ) -> dict[str, Any]:
     problem, sign = SeveralRows.of(seen.program, queries)
@@ -161,7 +175,6 @@ def _solve_several_rows(
             else np.zeros(0)
         )
         first = known if known.shape == first.shape else first
-    ascent = ascend(problem, first, limits.deadline)
 
     def mend(amounts: FloatArray) -> FloatArray | None:
         left = limits.deadline - time.perf_counter()
@@ -169,21 +182,31 @@ def _solve_several_rows(
         found = repair(program, tokens, time_limit=max(min(left, 10.0), 0.01))
         return None if found is None else seen.amounts(found)[queries.order]
 
-    tokens = allocate(problem, ascent, limits.deadline, limits.tolerance, mend)
-    message = "stopped at the time limit" if time.perf_counter() > limits.deadline else ""
-    conflict = None
+    rows = ManyRows(problem, limits.deadline, mend)
+    outcome = BranchAndBound(rows, limits, first, ticker).solve()
+    tokens, message = outcome.tokens, _stopped(outcome.stopped)
+    infeasible = outcome.stopped == "infeasible"
     if tokens is None:
         conflict = infeasibility_message(program, REASONS_TIME_LIMIT)
+        infeasible = infeasible or conflict is not None
+        message = conflict or ("branch and bound left no part open" if infeasible else message)
+    prices, k = np.asarray(outcome.root), sign.size
+    bound = outcome.bound
+    if math.isfinite(bound) and _is_whole(program):
+        bound = math.floor(bound + 1e-9)
     return {
         "allocation": None if tokens is None else seen.tokens(restore(queries, tokens)),
-        "bound": program.offset
-        + (math.floor(ascent.bound + 1e-9) if _is_whole(program) else ascent.bound),
-        "row_prices": sign * ascent.row_prices,
-        "floor_prices": 0.0 - ascent.floor_prices,
-        "infeasible": conflict is not None,
-        "message": conflict or message,
-        "statistics": {"evaluations": ascent.evaluations, "engine": queries.engine},
+        "bound": program.offset + bound,
+        "row_prices": sign * prices[:k],
+        "floor_prices": 0.0 - prices[k:],
+        "infeasible": infeasible,
+        "message": message,
+        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
     }
+
+
+def _stopped(reason: str) -> str:
+    return "" if reason in ("closed", "infeasible") else f"stopped at the {reason}"
 
 
 def _is_whole(program: Program) -> bool:

@@ -51,6 +51,26 @@ def respond_all(
     return BestResponse(*(concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def slopes_all(families: tuple[Family, ...], tokens: Any) -> tuple[Any, Any]:
+    """(U'(b), U''(b)) of every query, (n,) each; the second by central differences of the first.
+
+    It serves Newton's steps alone, which need a few digits of it and no more.
+    """
+    parts = []
+    for family in families:
+        excess = family.utility.excess_of(tokens[family.part])
+        xp = excess.__array_namespace__()
+        width = 1e-5 * excess
+        beside = (family.utility.marginal_at(excess + sign * width) for sign in (1.0, -1.0))
+        after, before = beside
+        safe = xp.where(width > 0, width, 1.0)
+        curvature = xp.where(width > 0, (after - before) / (2.0 * safe), 0.0)
+        parts.append((family.utility.marginal_at(excess), curvature))
+    concatenate = parts[0][0].__array_namespace__().concatenate
+    marginal, curvature = (concatenate(columns) for columns in zip(*parts, strict=True))
+    return marginal, curvature
+
+
 class Compiled:
     """The same best responses, compiled by JAX; float64 within, no global setting touched."""
 
@@ -66,6 +86,7 @@ class Compiled:
         shape = tuple((f.utility.kind, f.part.start, f.part.stop) for f in families)
         self._respond = partial(_compiled_respond(), shape)
         self._totals = partial(_compiled_totals(), shape)
+        self._slopes = partial(_compiled_slopes(), shape)
         with jax.enable_x64(True):
             self._parameters = tuple(
                 tuple(jax.numpy.asarray(p) for p in f.utility.parameters) for f in families
@@ -73,12 +94,20 @@ class Compiled:
             self._integer = None if integer is None else jax.numpy.asarray(integer)
             self._least = None if least is None else jax.numpy.asarray(least)
 
-    def respond(self, weight: Any, price: Any, lower: Any, upper: Any) -> BestResponse:
+    def respond(
+        self, weight: Any, price: Any, lower: Any, upper: Any, *, fractions: bool = False
+    ) -> BestResponse:
+        integer = None if fractions else self._integer
         with self._jax.enable_x64(True):
             columns = self._respond(
-                self._parameters, weight, price, lower, upper, self._integer, self._least
+                self._parameters, weight, price, lower, upper, integer, self._least
             )
             return BestResponse(*(np.asarray(column) for column in columns))
+
+    def slopes(self, tokens: Any) -> tuple[FloatArray, FloatArray]:
+        with self._jax.enable_x64(True):
+            marginal, curvature = self._slopes(self._parameters, tokens)
+            return np.asarray(marginal), np.asarray(curvature)
 
     def totals(
         self, price: float, weight: Any, cost: Any, coefficient: Any, lower: Any, upper: Any
@@ -137,6 +166,20 @@ def _compiled_totals() -> Any:
     return _JIT_TOTALS
 
 
+def _compiled_slopes() -> Any:
+    import jax
+
+    global _JIT_SLOPES
+    if _JIT_SLOPES is None:
+
+        def slopes(shape, parameters, tokens):  # type: ignore[no-untyped-def]
+            return slopes_all(_rebuild(shape, parameters), tokens)
+
+        _JIT_SLOPES = jax.jit(slopes, static_argnums=0)
+    return _JIT_SLOPES
+
+
 # Compiled once a process, on first use: importing this module must not import JAX.
 _JIT_RESPOND: Any = None
 _JIT_TOTALS: Any = None
+_JIT_SLOPES: Any = None

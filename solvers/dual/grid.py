@@ -78,6 +78,20 @@ class Grid:
         kept[self.members] = costs[self.members]
         return kept
 
+    def costs_of(self, query: NDArray[np.intp], amount: FloatArray) -> FloatArray:
+        """C of the queries named at an amount of each, (m,); 0 for those not on the grid."""
+        costs = np.zeros(query.size)
+        on_grid = np.zeros(self.n, dtype=bool)
+        on_grid[self.members] = True
+        member = np.full(self.n, -1, dtype=np.intp)
+        for curve, positions in self.curves:
+            member[:] = -1
+            member[positions] = np.arange(positions.size)
+            here = np.flatnonzero((member[query] >= 0) & on_grid[query])
+            if here.size:
+                costs[here] = curve.take(member[query[here]]).value(amount[here])
+        return costs
+
     def answer(
         self,
         response: BestResponse,

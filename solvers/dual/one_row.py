@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
+from clearopt.solvers.dual.coupling import Candidates, Relaxed
 from clearopt.solvers.dual.price_search import Bracket, search_price
-from clearopt.solvers.dual.separable import JAX_FROM, Separable, rigorous_sum
+from clearopt.solvers.dual.separable import JAX_FROM, Effective, Separable, rigorous_sum
 from clearopt.utilities import BestResponse
 from clearopt.validation import FloatArray
 
@@ -71,6 +74,45 @@ class OneRow:
     def prices(self, price: float) -> FloatArray:
         """What one token costs each query when the row has this price."""
         return self.queries.cost + price * self.coefficient
+
+    # ---------------------------------------------------------------- as a `Coupling`
+    @cached_property
+    def free_disposal(self) -> NDArray[np.bool_]:
+        return (self.coefficient >= 0) & (self.queries.cost >= 0) & (not self.equality)
+
+    def columns(self, index: NDArray[np.intp]) -> FloatArray:
+        return self.coefficient[index, None]
+
+    def accepts(self, tokens: FloatArray) -> bool:
+        excess = self.demand(tokens) - self.budget
+        size = max(abs(self.budget), math.fsum(np.abs(self.coefficient * tokens)))
+        return abs(excess) <= 1e-11 * size if self.equality else excess <= 1e-15 * size
+
+    def relax(self, lower: FloatArray, upper: FloatArray, start: float, cutoff: float) -> Relaxed:
+        found = relax(self, lower, upper, start=start, cutoff=cutoff)
+        at = Effective(self.queries.weight, self.prices(found.price), self.queries.curve_cost)
+        # A search that stopped at the cutoff says nothing of who fits.
+        fits = found.fits or found.bound <= cutoff
+        return Relaxed(found.bound, found.price, fits, at, found.at_price, found)
+
+    def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
+        found: Relaxation = relaxed.detail
+        mixture = mix(self, found)
+        allocations = [mixture.tokens, spend_whole_tokens(self, mixture.tokens, upper)]
+        split = mixture.split
+        versions = [mixture.tokens]
+        if split is not None:
+            versions = [mixture.tokens.copy(), mixture.tokens.copy()]
+            versions[0][split], versions[1][split] = found.under[split], found.over[split]
+        for version in versions:
+            refilled = refill(self, version, lower, upper, found.price)
+            if refilled is None:
+                continue
+            allocations.append(refilled)
+            if split is not None:
+                allocations.append(spend_whole_tokens(self, refilled, upper))
+        part = 0.0 if split is None else float(mixture.tokens[split])
+        return Candidates(allocations, split, part)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clearopt.program import Program
 from clearopt.solvers.choices import Choices
-from clearopt.solvers.dual.engine import Compiled, Family, respond_all
+from clearopt.solvers.dual.engine import Compiled, Family, respond_all, slopes_all
 from clearopt.solvers.dual.grid import Grid
 from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
@@ -32,6 +32,19 @@ ROUNDING = 32 * float(np.finfo(np.float64).eps)
 
 class Unbounded(Exception):
     """The objective has no finite maximum; the message says along which query."""
+
+
+@dataclass(frozen=True, eq=False)
+class Effective:
+    """Each query's effective weight, price per token and price per unit of its cost, (n,)."""
+
+    weight: FloatArray
+    price: FloatArray
+    curve_price: FloatArray
+
+    def scaled(self, factor: float) -> Effective:
+        """The same with all prices multiplied."""
+        return Effective(self.weight, factor * self.price, factor * self.curve_price)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +100,19 @@ class Separable:
                 [f.utility.value_at(f.utility.excess_of(tokens[f.part])) for f in self.families]
             )
 
+    def at(self, query: NDArray[np.intp], amount: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(U, C) of the queries named at an amount of each, (m,); C is 0 off the grid."""
+        utility, cost = np.zeros(query.size), np.zeros(query.size)
+        for family in self.families:
+            here = np.flatnonzero((query >= family.part.start) & (query < family.part.stop))
+            if here.size:
+                members = family.utility.take(query[here] - family.part.start)
+                with np.errstate(all="ignore"):
+                    utility[here] = members.value_at(members.excess_of(amount[here]))
+        if self.grid is not None:
+            cost = self.grid.costs_of(query, amount)
+        return utility, cost
+
     def curve(self, tokens: FloatArray) -> FloatArray:
         """C_i(b_i) of the queries on the grid, (n,); 0 elsewhere."""
         return np.zeros(self.n) if self.grid is None else self.grid.costs(tokens)
@@ -134,9 +160,10 @@ class Separable:
         upper = np.where(upper < self.least, np.minimum(upper, 0.0), upper)
         return np.where(lower > 0, np.maximum(lower, self.least), lower), upper
 
-    def gain(self, tokens: FloatArray, price: FloatArray) -> FloatArray:
-        """W_i U_i(b_i) - P_i b_i, (n,)."""
-        return self.weight * self.utility(tokens) - price * tokens
+    def gain(self, tokens: FloatArray, at: Effective) -> FloatArray:
+        """W_i U_i(b_i) - P_i b_i - Q_i C_i(b_i), (n,)."""
+        gain = at.weight * self.utility(tokens) - at.price * tokens
+        return gain if self.grid is None else gain - at.curve_price * self.curve(tokens)
 
     def respond(
         self,
@@ -147,32 +174,45 @@ class Separable:
         curve_price: FloatArray | None = None,
         *,
         alone: bool = False,
+        fractions: bool = False,
     ) -> BestResponse:
         """Every query's best response to its price, as NumPy arrays (n,).
 
         `curve_price` is what a unit of its cost curve costs each query on the grid. `alone` asks
-        what each would buy if it stood in no choice.
+        what each would buy if it stood in no choice, `fractions` if tokens came in fractions.
         """
         weight = self.weight if weight is None else weight
+        integer = None if fractions else self.integer
         if self.engine == "jax":
-            response = self._jax.respond(weight, price, lower, upper)
+            response = self._jax.respond(weight, price, lower, upper, fractions=fractions)
         else:
             with np.errstate(all="ignore"):
                 response = respond_all(
-                    self.families, weight, price, lower, upper, self.integer, self.least
+                    self.families, weight, price, lower, upper, integer, self.least
                 )
         if self.grid is not None:
             assert curve_price is not None
             response = self.grid.answer(
                 response, weight, price, curve_price, lower, upper, self.least
             )
-        return response if self.choice is None or alone else self._chosen(response, weight)
+        return response if self.choice is None or alone else self._chosen(response, weight, lower)
 
-    def _chosen(self, response: BestResponse, weight: FloatArray) -> BestResponse:
+    def slopes(self, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(U_i'(b_i), U_i''(b_i)), (n,) each, the second to a few digits."""
+        if self.engine == "jax":
+            return self._jax.slopes(tokens)
+        with np.errstate(all="ignore"):
+            marginal, curvature = slopes_all(self.families, tokens)
+        return np.asarray(marginal), np.asarray(curvature)
+
+    def _chosen(
+        self, response: BestResponse, weight: FloatArray, lower: FloatArray
+    ) -> BestResponse:
         """Of each choice only the option with the greatest surplus, the others nothing."""
         assert self.choice is not None
         idle = weight * self.idle
-        kept = self.choice.best(response.gain - idle)
+        # An option that must have tokens is the one.
+        kept = self.choice.best(np.where(lower > 0, np.inf, response.gain - idle))
         return BestResponse(
             np.where(kept, response.tokens, 0.0),
             np.where(kept, response.gain, idle),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from clearopt.program import Program
-from clearopt.solvers.dual.separable import Separable, rigorous_sum
+from clearopt.solvers.dual.separable import Effective, Separable, rigorous_sum
 from clearopt.utilities import BestResponse
 from clearopt.validation import FloatArray
 
@@ -42,11 +42,14 @@ class SeveralRows:
             signed = sparse.csr_array(matrix.multiply(sign[:, None]))
             return sparse.csr_array(signed[:, queries.order])
 
+        rows, curve_rows = turned(program.rows), turned(program.curve_rows)
         problem = cls(
             queries=queries,
-            rows=turned(program.rows),
-            curve_rows=turned(program.curve_rows),
-            budgets=sign * program.right_hand_side,
+            rows=rows,
+            curve_rows=curve_rows,
+            budgets=_whole_budgets(
+                queries, rows, curve_rows, sign * program.right_hand_side, program.sense_array
+            ),
             equality=program.sense_array == "==",
             floors=sparse.csr_array(program.floors[:, queries.order]),
             levels=program.floor_levels,
@@ -61,10 +64,14 @@ class SeveralRows:
     def gains(self, tokens: FloatArray, at: Effective | None = None) -> FloatArray:
         """(n,) what each query adds to the objective, or to the Lagrangian at given prices."""
         q = self.queries
-        if at is None:
-            at = Effective(q.weight, q.cost, q.curve_cost)
-        gains = at.weight * q.utility(tokens) - at.price * tokens
-        return gains if q.grid is None else gains - at.curve_price * q.curve(tokens)
+        return q.gain(tokens, Effective(q.weight, q.cost, q.curve_cost) if at is None else at)
+
+    def gain_of(self, query: int, tokens: float) -> float:
+        """What one query adds to the objective with so many tokens."""
+        q, one = self.queries, np.array([query])
+        utility, cost = q.at(one, np.array([tokens]))
+        paid = q.cost[query] * tokens + q.curve_cost[query] * cost[0]
+        return float(q.weight[query] * utility[0] - paid)
 
     def value(self, tokens: FloatArray) -> float:
         """The objective, without its constant."""
@@ -78,6 +85,23 @@ class SeveralRows:
             q.cost + self.rows.T @ row_prices,
             q.curve_cost + self.curve_rows.T @ row_prices,
         )
+
+    def rigorous_bound(
+        self, prices: FloatArray, effective: Effective, response: BestResponse
+    ) -> float:
+        """D at these prices (K + J,), rounded upwards: valid in floating point."""
+        queries, k = self.queries, self.rows.shape[0]
+        # What the terms of a price add up to, whatever of them cancels.
+        paid = np.abs(prices[:k])
+        charged = (np.abs(queries.cost) + abs(self.rows).T @ paid) * response.tokens
+        if queries.grid is not None:
+            curved = np.abs(queries.curve_cost) + abs(self.curve_rows).T @ paid
+            charged = charged + curved * queries.curve(response.tokens)
+        bound = rigorous_sum(
+            response.gain, response.utility, effective.weight, charged, np.ones(queries.n)
+        )
+        terms = prices * np.r_[self.budgets, -self.levels]
+        return bound + math.fsum(terms) + 1e-15 * math.fsum(np.abs(terms))
 
     def feasible(self, tokens: FloatArray) -> bool:
         """Every row and floor met to 5e-10 of its own size, half of what is finally checked."""
@@ -93,64 +117,54 @@ class SeveralRows:
         return bool(met and (q.choice is None or not q.choice.broken(tokens)))
 
 
-@dataclass(frozen=True, eq=False)
-class Effective:
-    """Each query's effective weight, price per token and price per unit of its cost, (n,)."""
-
-    weight: FloatArray
-    price: FloatArray
-    curve_price: FloatArray
-
-    def scaled(self, factor: float) -> Effective:
-        """The same with all prices multiplied."""
-        return Effective(self.weight, factor * self.price, factor * self.curve_price)
-
-
-@dataclass(frozen=True, eq=False)
-class Ascent:
-    """The best prices found, their rigorous bound, and what is bought at them."""
-
-    row_prices: FloatArray
-    floor_prices: FloatArray
-    bound: float
-    response: BestResponse
-    effective: Effective
-    evaluations: int
+def _whole_budgets(
+    queries: Separable,
+    rows: sparse.csr_array,
+    curve_rows: sparse.csr_array,
+    budgets: FloatArray,
+    senses: NDArray[np.str_],
+) -> FloatArray:
+    """Budgets rounded down where whole tokens are charged whole numbers: nothing is cut off."""
+    if queries.integer is None:
+        return budgets
+    fractional = ~queries.integer
+    for family in queries.families:
+        if not family.utility.counts_tokens:
+            fractional[family.part] = True
+    entries = rows.tocoo()
+    broken = (entries.data != np.round(entries.data)) | (
+        fractional[entries.col] & (entries.data != 0)
+    )
+    plain = np.bincount(entries.row[broken], minlength=budgets.size) == 0
+    plain &= (np.diff(curve_rows.indptr) == 0) & (senses != "==")
+    return np.where(plain, np.floor(budgets + 1e-9 * np.maximum(1.0, np.abs(budgets))), budgets)
 
 
-def ascend(problem: SeveralRows, first: FloatArray, deadline: float) -> Ascent:
-    """Descend the dual function over all prices; every evaluation is a valid bound.
+def polish(
+    problem: SeveralRows,
+    first: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+    deadline: float,
+) -> FloatArray:
+    """Better prices (K + J,) where D is piecewise and the queries are many: L-BFGS-B from `first`.
 
-    Args:
-        problem: the program.
-        first: (K + J,) prices to start from.
-        deadline: of `time.perf_counter`.
+    Whole tokens and measured curves leave D kinks that the interior-point method smooths over.
     """
-    queries = problem.queries
-    k = problem.rows.shape[0]
-    # Scale prices so that all rows look alike to the quasi-Newton method.
+    queries, k = problem.queries, problem.rows.shape[0]
+    best = [math.inf, first]
+    # Scaled so that all rows look alike to the quasi-Newton method.
     sizes = np.abs(np.r_[problem.budgets, problem.levels])
     scale = 1.0 / np.where(sizes > 1e-12, sizes, 1.0)
-    best: list[Ascent] = []
-    count = 0
 
     def evaluate(scaled: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal count
-        count += 1
-        multipliers = scaled * scale
-        prices, floor_prices = multipliers[:k], multipliers[k:]
-        effective = problem.effective(prices, floor_prices)
-        response = queries.respond(
-            effective.price,
-            queries.lower,
-            queries.upper,
-            effective.weight,
-            effective.curve_price,
-        )
-        fixed = math.fsum(prices * problem.budgets) - math.fsum(floor_prices * problem.levels)
+        prices = scaled * scale
+        at = problem.effective(prices[:k], prices[k:])
+        response = queries.respond(at.price, lower, upper, at.weight, at.curve_price)
+        fixed = math.fsum(prices * np.r_[problem.budgets, -problem.levels])
         value = float(response.gain.sum()) + fixed
-        if not best or value < best[0].bound:
-            best[:] = [Ascent(prices, floor_prices, value, response, effective, count)]
+        if value < best[0]:
+            best[:] = [value, prices]
         slack = np.r_[
             problem.budgets - problem.activity(response.tokens),
             problem.floors @ response.utility - problem.levels,
@@ -162,32 +176,16 @@ def ascend(problem: SeveralRows, first: FloatArray, deadline: float) -> Ascent:
             raise StopIteration
 
     free = np.r_[problem.equality, np.zeros(problem.levels.size, dtype=bool)]
-    bounds = [(None if f else 0.0, None) for f in free]
-    start = np.where(free, first, np.maximum(first, 0.0)) / scale
-    evaluate(start)
-    for _ in range(4 if start.size else 0):  # a restart forgets the curvature a kink has spoilt
-        before = best[0].bound
-        found = optimize.minimize(
-            evaluate,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            callback=stop,
-            options={"maxiter": 300, "maxfun": 600, "ftol": 1e-13, "gtol": 1e-12, "maxcor": 30},
-        )
-        start = found.x
-        if time.perf_counter() > deadline or before - best[0].bound < 1e-9 * abs(before):
-            break
-    top = best[0]
-    at, response = top.effective, top.response
-    charged = at.price * response.tokens
-    if queries.grid is not None:
-        charged = np.abs(charged) + np.abs(at.curve_price * queries.curve(response.tokens))
-    bound = rigorous_sum(response.gain, response.utility, at.weight, charged, np.ones(queries.n))
-    terms = np.r_[top.row_prices * problem.budgets, -top.floor_prices * problem.levels]
-    bound += math.fsum(terms) + 1e-15 * math.fsum(np.abs(terms))
-    return Ascent(top.row_prices, top.floor_prices, bound, response, at, count)
+    optimize.minimize(
+        evaluate,
+        np.where(free, first, np.maximum(first, 0.0)) / scale,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(None if f else 0.0, None) for f in free],
+        callback=stop,
+        options={"maxiter": 40, "maxfun": 80, "ftol": 1e-13, "gtol": 1e-12, "maxcor": 30},
+    )
+    return best[1]
 
 
 def first_prices(problem: SeveralRows, row_price: float) -> FloatArray:

@@ -133,3 +133,14 @@ def test_a_curve_without_a_utility_only_costs():
     solution = co.Problem(co.Maximize(co.sum(accuracy)), co.sum(cost) <= 30).solve()
     assert solution.status == "optimal"
     assert solution.allocation[0] == 4
+
+
+def test_free_tokens_past_the_longest_answer_are_chosen_for_their_utility():
+    # Every answer ends by 37 tokens: 38, 39, ... cost the same, but the table falls after 38.
+    accuracy = co.Tabulated([0.0, 38.3, 49.9], [0.0, 0.945, 0.498])
+    cost = co.ExpectedTokens.from_lengths([[1, 10, 34, 37]])
+    tokens = co.Allocation(1, upper=60, integer=True)
+    problem = co.Problem(co.Maximize(co.sum(accuracy(tokens))), [co.sum(cost(tokens)) <= 30.0])
+    solution = problem.solve()
+    assert solution.status == "optimal"
+    assert solution.allocation.tolist() == [38]

@@ -613,3 +613,25 @@ def test_a_scale_above_one_is_warned_about_where_it_is_written(make):
     with pytest.warns(co.ScaleWarning, match="above 1") as caught:
         make()
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("power", [0.01, 0.05, 0.1, 0.25, 0.31, 0.5, 0.9, 1.0])
+def test_a_gentle_hill_is_bought_where_its_slope_is_the_price(power):
+    hill = co.Hill([0.9, 0.7, 1.0], [1.0, 400.0, 1e5], power)
+    for price in 10.0 ** np.linspace(-12, 3, 31):
+        with np.errstate(all="ignore"):  # as every caller has it
+            amount = hill.stationary_excess(np.full(3, price))
+        assert np.isfinite(amount).all()
+        inside = (amount > 1e-290) & (amount < 1e290)
+        assert np.allclose(hill.marginal(amount)[inside], price, rtol=1e-9, atol=0)
+    assert power == 1.0 or (hill.demand(1e-5) > 0).all()  # infinitely steep at 0
+
+
+def test_gentle_hills_are_shared_at_equal_slopes():
+    tokens = co.Allocation(4, upper=4096)
+    accuracy = co.Hill([0.9, 0.8, 0.7, 0.6], 100, 0.1)(tokens)
+    solution = co.Problem(co.Maximize(co.sum(accuracy)), [co.sum(tokens) <= 2000]).solve()
+    assert solution.status == "optimal"
+    assert solution.objective == pytest.approx(1.62127448, rel=1e-8)
+    slopes = solution.program.marginal(solution.allocation)
+    assert slopes == pytest.approx(slopes[0], rel=1e-6)

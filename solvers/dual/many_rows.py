@@ -1,0 +1,390 @@
+"""Many rows, floors and choices as branch and bound sees them: relaxation, candidates, propagation.
+
+Smooth curves are relaxed by the interior-point method; where tokens are whole, curves measured or
+both currencies charged, D is piecewise and column generation follows, which ends at the last kink.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from clearopt.solvers.dual.coupling import Candidates, Relaxed
+from clearopt.solvers.dual.interior import Box, descend
+from clearopt.solvers.dual.rounding import whole_tokens
+from clearopt.solvers.dual.separable import Effective, Separable
+from clearopt.solvers.dual.several_rows import SeveralRows, polish
+from clearopt.utilities import BestResponse
+from clearopt.validation import FloatArray
+
+if TYPE_CHECKING:
+    from clearopt.solvers.dual.master import Master, Mixture
+
+_ROUNDS = 60  # of column generation in one box
+LARGEST_MASTER = 2_000  # queries whose points one linear program holds
+_MENDED = 3  # boxes whose mixture is mended where rounding alone meets no floor
+_DECIDED = 1e-6  # the interior-point method leaves no share at 0 or 1
+_NO_LOSS = 1e-13  # of the bound: what a mixture may be better than its mean by rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A mixture, query by query, (n,) each."""
+
+    mean: FloatArray
+    utility: FloatArray  # of the mixture, at least that of the mean where it spans a jump
+    under: FloatArray  # the least and the most of the amounts mixed
+    over: FloatArray
+    share: FloatArray  # of the most
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """A rigorous bound, and what every query buys where it holds."""
+
+    bound: float
+    prices: FloatArray
+    effective: Effective
+    response: BestResponse
+
+
+class ManyRows:
+    """`Coupling` for several rows; see there.
+
+    Args:
+        problem: the rows.
+        deadline: of `time.perf_counter`, for what takes long within one box.
+        mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
+    """
+
+    def __init__(
+        self,
+        problem: SeveralRows,
+        deadline: float = math.inf,
+        mend: Callable[[FloatArray], FloatArray | None] | None = None,
+    ) -> None:
+        self.problem = problem
+        self._mend, self._mended = mend, 0
+        self.queries: Separable = problem.queries
+        self.deadline = deadline
+        queries = problem.queries
+        self.kinked = (
+            queries.integer is not None
+            or queries.grid is not None
+            or not bool(queries.convex_before.all())
+        )
+        self._master: Master | None = None
+        self._tried: set[bytes] = set()
+        self._cutoff = -math.inf
+        # No allocation is worth less: a bound below this proves that there is none.
+        ends = np.maximum(queries.cost * queries.lower, queries.cost * queries.upper)
+        paid = queries.curve_cost * queries.curve(queries.upper)
+        self.worst = -math.fsum(np.maximum(ends, 0.0)) - math.fsum(np.maximum(paid, 0.0))
+
+    # ------------------------------------------------------------------ rows
+    @cached_property
+    def free_disposal(self) -> NDArray[np.bool_]:
+        problem, queries = self.problem, self.queries
+        asked = np.zeros(queries.n, dtype=bool)
+        for matrix in (problem.rows, problem.curve_rows):
+            entries = matrix.tocoo()
+            asked[entries.col[(entries.data < 0) | problem.equality[entries.row]]] = True
+        return ~asked & (queries.cost >= 0) & (queries.curve_cost >= 0)
+
+    def columns(self, index: NDArray[np.intp]) -> FloatArray:
+        problem = self.problem
+        matrices = (problem.rows, problem.curve_rows, problem.floors)
+        stacked = sparse.csc_array(sparse.vstack(matrices))
+        return np.asarray(stacked[:, index].toarray()).T
+
+    def accepts(self, tokens: FloatArray) -> bool:
+        return self.problem.feasible(tokens)
+
+    def value(self, tokens: FloatArray) -> float:
+        return self.problem.value(tokens)
+
+    def holds_nothing(self, lower: FloatArray, upper: FloatArray) -> bool:
+        if (lower > upper).any():
+            return True
+        problem = self.problem
+        least, most = _activity(problem.rows, lower, upper)
+        curves = self.queries.curve(lower), self.queries.curve(upper)
+        bent = _activity(problem.curve_rows, *curves)
+        least, most = least + bent[0], most + bent[1]
+        size = np.maximum(np.abs(problem.budgets), np.maximum(np.abs(least), np.abs(most)))
+        over = least > problem.budgets + 1e-9 * size
+        short = problem.equality & (most < problem.budgets - 1e-9 * size)
+        return bool(over.any() or short.any())
+
+    def propagate(self, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
+        queries, problem = self.queries, self.problem
+        lower, upper = lower.copy(), upper.copy()
+        choice = queries.choice
+        if choice is not None:  # where one must have tokens the others have none
+            taken = np.zeros(queries.n)
+            taken[choice.members] = np.maximum.reduceat(lower[choice.members], choice.starts)[
+                choice.number
+            ]
+            upper = np.where(choice.membership & (taken > 0) & (lower == 0), 0.0, upper)
+        row, query, a = self._entries
+        least, most = _activity(problem.rows, lower, upper)
+        size = np.maximum(np.abs(problem.budgets), np.maximum(np.abs(least), np.abs(most)))
+        slack = 1e-9 * size
+        ends = np.minimum(a * lower[query], a * upper[query])
+        room = (problem.budgets + slack - least)[row] + ends
+        up, down = a > 0, a < 0
+        high, low = upper.copy(), lower.copy()
+        np.minimum.at(high, query[up], room[up] / a[up])
+        np.maximum.at(low, query[down], room[down] / a[down])
+        equal = problem.equality[row]
+        ends = np.maximum(a * lower[query], a * upper[query])
+        lack = (problem.budgets - slack - most)[row] + ends
+        np.maximum.at(low, query[up & equal], (lack / a)[up & equal])
+        np.minimum.at(high, query[down & equal], (lack / a)[down & equal])
+        if queries.integer is not None:
+            low = np.where(low > lower, queries.whole_above(low, 1e-7), lower)
+            high = np.where(high < upper, queries.whole_below(high, 1e-7), upper)
+        low, high = queries.opened(low, high)
+        close = (low > high) & (low - high <= 1e-9 * np.maximum(1.0, np.abs(high)))
+        return np.where(close, high, low), high
+
+    @cached_property
+    def _entries(self) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
+        """Row, query and coefficient of the rows that charge tokens alone."""
+        entries = self.problem.rows.tocoo()
+        plain = np.diff(self.problem.curve_rows.indptr) == 0
+        kept = plain[entries.row] & (entries.data != 0)
+        return entries.row[kept], entries.col[kept], entries.data[kept]
+
+    # ------------------------------------------------------------------ relaxation
+    def bound_at(self, prices: FloatArray, lower: FloatArray, upper: FloatArray) -> Bounded:
+        """D over the box, rigorously."""
+        problem, queries = self.problem, self.queries
+        k = problem.rows.shape[0]
+        effective = problem.effective(prices[:k], prices[k:])
+        response = queries.respond(
+            effective.price, lower, upper, effective.weight, effective.curve_price
+        )
+        bound = problem.rigorous_bound(prices, effective, response)
+        return Bounded(bound, prices, effective, response)
+
+    def relax(
+        self, lower: FloatArray, upper: FloatArray, start: FloatArray, cutoff: float
+    ) -> Relaxed:
+        cutoff = self._cutoff = max(cutoff, self.worst)
+        best: Bounded | None = None
+        blend: Blend | None = None
+        holds = self.queries.n <= LARGEST_MASTER
+        if not self.kinked or self._master is None:
+            box = Box.of(self.problem, lower, upper)
+            inside = descend(
+                self.problem, box, start, deadline=self.deadline, cutoff=cutoff - abs(cutoff) * 1e-9
+            )
+            best = self.bound_at(inside.prices, lower, upper)
+            share = np.where(box.bend > box.lower, inside.share, 1.0)
+            on = inside.last.on
+            utility = box.off_utility + share * (on.utility - box.off_utility)
+            mean = box.lower + share * (on.tokens - box.lower)
+            over = np.where(share > _DECIDED, on.tokens, box.lower)
+            under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
+            blend = Blend(mean, utility, under, over, share)
+        if self.kinked and not holds:
+            assert best is not None
+            polished = polish(self.problem, best.prices, lower, upper, self.deadline)
+            there = self.bound_at(polished, lower, upper)
+            best = min(best, there, key=lambda found: found.bound)
+        elif self.kinked:
+            first = start if best is None else best.prices
+            best, mixture = self._generate(first, best, lower, upper, cutoff)
+            if mixture is not None:
+                blend = self._blend(mixture)
+        assert best is not None
+        fits = best.bound >= self.worst - 1e-9 * abs(self.worst)
+        return Relaxed(best.bound, best.prices, fits, best.effective, best.response, blend)
+
+    def _generate(
+        self,
+        start: FloatArray,
+        best: Bounded | None,
+        lower: FloatArray,
+        upper: FloatArray,
+        cutoff: float,
+    ) -> tuple[Bounded, Mixture | None]:
+        """Column generation from `start`."""
+        queries, n = self.queries, np.arange(self.queries.n)
+        if best is None:
+            best = self.bound_at(start, lower, upper)
+        if self._master is None:
+            # HiGHS is imported where it is needed, and not with the package.
+            from clearopt.solvers.dual.master import Master
+
+            self._master = Master(self.problem, max(abs(best.bound), 1e-9))
+        master = self._master
+        for amount in (lower, upper, Box.of(self.problem, lower, upper).bend):
+            master.add(n, amount)
+        master.add(n, best.response.tokens)
+        mixture: Mixture | None = None
+        for _ in range(_ROUNDS):
+            master.confine(lower, upper)
+            mixture = master.solve()
+            if mixture is None:
+                break
+            there = self.bound_at(mixture.prices, lower, upper)
+            best = min(best, there, key=lambda found: found.bound)
+            size = max(abs(best.bound), abs(mixture.value))
+            if best.bound <= cutoff or best.bound - mixture.value <= 1e-12 * size:
+                break
+            alone = queries.respond(
+                there.effective.price,
+                lower,
+                upper,
+                there.effective.weight,
+                there.effective.curve_price,
+                alone=True,
+            )
+            if not master.add(n, alone.tokens):
+                break
+        return best, mixture
+
+    def _blend(self, mixture: Mixture) -> Blend:
+        queries = self.queries
+        n = queries.n
+        utility, _ = queries.at(mixture.query, mixture.amount)
+        total = np.bincount(mixture.query, mixture.share, minlength=n)
+        total = np.where(total > 0, total, 1.0)
+        mean = np.bincount(mixture.query, mixture.share * mixture.amount, minlength=n) / total
+        mixed = np.bincount(mixture.query, mixture.share * utility, minlength=n) / total
+        under, over = np.full(n, np.inf), np.full(n, -np.inf)
+        np.minimum.at(under, mixture.query, mixture.amount)
+        np.maximum.at(over, mixture.query, mixture.amount)
+        under, over = np.where(np.isinf(under), mean, under), np.where(np.isinf(over), mean, over)
+        width = over - under
+        share = np.where(width > 0, (mean - under) / np.where(width > 0, width, 1.0), 1.0)
+        return Blend(mean, mixed, under, over, share)
+
+    # ------------------------------------------------------------------ allocations
+    def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
+        blend: Blend | None = relaxed.detail
+        if blend is None:
+            return Candidates([relaxed.response.tokens], None, 0.0)
+        queries, weight = self.queries, relaxed.effective.weight
+        mean, rise = blend.mean, blend.utility - queries.utility(blend.under)
+        loss = weight * (blend.utility - queries.utility(mean))
+        open_ = np.zeros(queries.n, dtype=bool)
+        partial = (blend.share > 1e-9) & (blend.share < 1 - 1e-9)
+        if queries.least is not None:
+            open_ |= (mean > 0) & (mean < queries.least)
+        exclusive = np.zeros(queries.n, dtype=bool)
+        if queries.choice is not None:
+            exclusive = self._contested(mean)
+            open_ |= exclusive
+        undecided = np.maximum(weight * rise, np.abs(relaxed.effective.price) * mean)
+        loss = np.where(open_, np.maximum(loss, 0.25 * undecided), loss)
+        blocked = loss.max(initial=0.0) > 0 and open_.any()
+        allocations = [] if blocked else [self._pulled_back(mean, lower)]
+        split: int | None = None
+        worst = int(np.argmax(loss)) if loss.size else 0
+        jumped = loss.size > 0 and loss[worst] > _NO_LOSS * max(abs(relaxed.bound), 1e-300)
+        if jumped:
+            split = worst
+            jumps = partial & (loss > 0.01 * loss[worst]) | open_
+            for keep in (blend.share >= 0.5, np.zeros(queries.n, dtype=bool)):
+                funded = np.where(jumps, keep, (blend.share >= 0.5) & (blend.over > lower))
+                allocations += self._refill(funded, relaxed, lower, upper)
+        elif queries.integer is not None:
+            off = np.abs(mean - queries.whole_below(mean, 1e-9))
+            next_ = queries.whole_after(queries.whole_below(mean, 1e-9))
+            off = np.minimum(off, np.abs(next_ - mean))
+            off = np.where(queries.integer & (off > 1e-9 * np.maximum(mean, 1.0)), off, 0.0)
+            worth = off * np.maximum(np.abs(relaxed.effective.price), 1e-12)
+            if (off > 0).any():
+                split = int(np.argmax(worth))
+        if queries.integer is not None:
+            allocations.append(whole_tokens(self.problem, np.clip(mean, lower, upper)))
+            if jumped:
+                under = np.clip(blend.under, lower, upper)
+                allocations.append(whole_tokens(self.problem, under))
+            promised = self.problem.levels.size or self.problem.equality.any()
+            if self._mend is not None and promised and self._mended < _MENDED:
+                self._mended += 1
+                mended = self._mend(mean)
+                allocations += [] if mended is None else [mended]
+        part = float(mean[split]) if split is not None else 0.0
+        if split is not None and exclusive[split]:
+            part = math.nan
+        return Candidates(allocations, split, part)
+
+    def _contested(self, mean: FloatArray) -> NDArray[np.bool_]:
+        """(n,) options with tokens of choices in which several have some."""
+        choice = self.queries.choice
+        assert choice is not None
+        on = mean[choice.members] > 1e-12 * np.maximum(self.queries.upper[choice.members], 1.0)
+        several = np.add.reduceat(on.astype(np.intp), choice.starts)[choice.number] > 1
+        contested = np.zeros(self.queries.n, dtype=bool)
+        contested[choice.members] = on & several
+        return contested
+
+    def _refill(
+        self, funded: NDArray[np.bool_], relaxed: Relaxed, lower: FloatArray, upper: FloatArray
+    ) -> list[FloatArray]:
+        """The best amounts with this set on its concave parts, and all others at their least."""
+        key = np.packbits(funded).tobytes() + lower.tobytes() + upper.tobytes()
+        if key in self._tried:
+            return []
+        self._tried.add(key)
+        box = Box.of(self.problem, lower, upper)
+        low = np.where(funded, box.bend, lower)
+        high = np.where(funded, upper, lower)
+        if self.holds_nothing(low, high):
+            return []
+        inside = descend(
+            self.problem,
+            Box.of(self.problem, low, high),
+            relaxed.start,
+            deadline=self.deadline,
+            cutoff=self._cutoff,
+            precision=1e-12,
+        )
+        if inside.best.value < self._cutoff:  # no better than what is known, if feasible at all
+            return []
+        tokens = inside.last.on.tokens
+        if self.queries.integer is not None:
+            return [whole_tokens(self.problem, tokens)]
+        return [self._pulled_back(tokens, low)]
+
+    def _pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
+        """A hair less wherever rounding left a `<=` row overspent."""
+        problem = self.problem
+        excess = problem.activity(tokens) - problem.budgets
+        over = (excess > 0) & ~problem.equality
+        if not over.any():
+            return tokens
+        room = abs(problem.rows) @ (tokens - low)
+        with np.errstate(all="ignore"):
+            share = np.where(over & (room > 0), excess / room, 0.0)
+        if not (share < 1e-6).all():
+            return tokens
+        touched = np.zeros(tokens.size)
+        entries = problem.rows.tocoo()
+        np.maximum.at(touched, entries.col, share[entries.row] * (entries.data > 0))
+        return tokens - 1.01 * touched * (tokens - low)
+
+
+def _activity(
+    matrix: sparse.csr_array, lower: FloatArray, upper: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The least and the most of each row over a box, (K,)."""
+    positive = sparse.csr_array(
+        (np.maximum(matrix.data, 0.0), matrix.indices, matrix.indptr), matrix.shape
+    )
+    negative = sparse.csr_array(
+        (np.minimum(matrix.data, 0.0), matrix.indices, matrix.indptr), matrix.shape
+    )
+    return positive @ lower + negative @ upper, positive @ upper + negative @ lower
