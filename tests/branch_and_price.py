@@ -5,7 +5,7 @@ The linear program mixes columns; its prices say which amount of each query woul
 (found on a fine table and polished by bisection, the one-dimensional problem being small), until
 none does: the mix's value, which the Lagrangian bound at these prices meets, is the optimum over
 the curves' concave envelopes within the node's boxes. Where a query's mix is better than its mean,
-its box is split. A node is closed when its bound meets the best allocation to 1e-11.
+its box is split. A node is closed when its bound meets the best allocation to 1.5e-10.
 
 All of it is generic: shapes, integers, holes and choices are only columns and boxes.
 """
@@ -18,19 +18,21 @@ import itertools
 import highspy
 import numpy as np
 from curve_tables import Table
-from exhaustive import SLACK, Limits, TooLargeError
+from exhaustive import Limits, TooLargeError
 
 import clearopt as co
 
-CLOSED = 2e-11  # relative to the objective's size
-_ALMOST = 1e-10  # where rounding does not let it get any closer
+CLOSED = 1.5e-10  # relative to the best objective
+_ALMOST = 3e-10  # where rounding does not let it get any closer
 _MET = 1e-12  # of a row's size: what a feasible allocation may miss it by
+_LARGE = 1e3  # the size of a row to HiGHS, whose tolerance is 1e-10
+_EDGE = 1.2 * _MET * _LARGE  # what the linear program may miss such a row by, unpaid
 _NODES = 4000
 _ROUNDS = 80
 
 
 def continuous_optimum(program: co.Program) -> float:
-    """The greatest objective, to about 1e-11 of its size; -inf if nothing is feasible."""
+    """The greatest objective, to about 1e-10; -inf if nothing is feasible."""
     return BranchAndPrice(program).run()
 
 
@@ -71,6 +73,12 @@ class BranchAndPrice:
         choice = self.program.choice
         label = np.where(choice >= 0, choice + self.program.n, self.everyone)
         return np.unique(label, return_inverse=True)[1]
+
+    @property
+    def allowance(self) -> float:
+        """What the bound may lie above the best by; next to nothing is small beside both."""
+        known = abs(self.best) if np.isfinite(self.best) else self.size
+        return CLOSED * min(max(known, 1e-4 * self.size), self.size)
 
     # ---------------------------------------------------------------- columns
     def gain(self, query, tokens, values):
@@ -201,13 +209,13 @@ class BranchAndPrice:
         queue = [(-np.inf, next(counter), root)]
         while queue:
             above, _, node = heapq.heappop(queue)
-            if -above <= self.best + CLOSED * self.size:
+            if -above <= self.best + self.allowance:
                 break
             self.nodes += 1
             if self.nodes > _NODES:
                 raise TooLargeError(f"{p.n} queries, more than {_NODES} nodes")
             bound, children = self.process(node, -above)
-            if bound > self.best + CLOSED * self.size:
+            if bound > self.best + self.allowance:
                 for child in children:
                     heapq.heappush(queue, (-bound, next(counter), child))
         return self.best + p.offset
@@ -225,33 +233,30 @@ class BranchAndPrice:
         if not self._feasible(node):
             return -np.inf, []
         self.scale = self.size
-        bound, before = above, np.inf
+        bound = above
         for _ in range(_ROUNDS):
-            value, prices, _ = self.master.solve(phase=2)
+            value, prices = self.master.solve(phase=2)
             who, amount, found, worth = self.price(node, prices / self.large, 1)
             bound = min(bound, found)
-            if bound <= self.best + CLOSED * self.size:
+            if bound <= self.best + self.allowance:
                 return bound, []
             added = self._pool(who, amount)
-            if added:
-                self.master.show_new(added)
-            if not added or found <= value / self.large + 0.1 * CLOSED * self.size:
+            if not added or found <= value / self.large + 0.1 * self.allowance:
                 break
         return bound, self._split(node, worth, bound)
 
     def _feasible(self, node) -> bool:
         """Whether the linear program has a mix at all; columns are priced until it has."""
         for _ in range(_ROUNDS):
-            missed, prices, _ = self.master.solve(phase=1)
+            missed, prices = self.master.solve(phase=1)
             if missed >= -1e-13:
                 return True
             who, amount, found, _ = self.price(node, prices, 0)
-            if found < -SLACK:
+            if found < -_MET:
                 return False
             added = self._pool(who, amount)
             if not added:
-                return missed >= -SLACK
-            self.master.show_new(added)
+                return missed >= -_MET
         raise TooLargeError("phase one does not end")
 
     def _inside(self, node, query, tokens):
@@ -264,7 +269,7 @@ class BranchAndPrice:
         return inside & (forced | ~(np.bincount(self.group, forced) > 0)[self.group])[query]
 
     def _split(self, node, worth, bound):
-        low, high, hole = node
+        low, high, _ = node
         p, share = self.program, self.master.shares()
         used = np.flatnonzero(share > 1e-13)
         query, tokens = np.array(self.pool_query)[used], np.array(self.pool_tokens)[used]
@@ -272,7 +277,7 @@ class BranchAndPrice:
         mean = np.bincount(self.group[query], share)[self.group]
         mean = np.bincount(query, share * tokens, minlength=p.n) / np.maximum(mean, 1e-300)
         self._offer(node, mean)
-        if bound <= self.best + CLOSED * self.size:
+        if bound <= self.best + self.allowance:
             return []
         # How much better than its mean each query's mix is.
         ours = np.bincount(query, share, minlength=p.n)
@@ -305,6 +310,12 @@ class BranchAndPrice:
         off = np.where(spread > 1e-12, off + 1e-12 * self.size * spread, -np.inf)
         i = int(np.argmax(off))
         if off[i] == -np.inf:
+            # Nothing is mixed: what is left to close is a miss by rounding, on the edge of a box.
+            width = np.where(p.integer, 0.0, (high - low) / np.maximum(high, 1e-300))
+            i = int(np.argmax(width))
+            if width[i] > 1e-13:
+                middle = 0.5 * (low[i] + high[i])
+                return self._halves(node, i, middle, middle, middle)
             if bound <= self.best + _ALMOST * self.size:
                 return []
             raise TooLargeError(f"a mix that cannot be split: {bound} and {self.best}")
@@ -320,15 +331,15 @@ class BranchAndPrice:
             left_end = np.floor(at)
             right_start = left_end + 1
         else:
-            breaks = self.table.breaks[i]
-            breaks = breaks[(breaks > least) & (breaks < most)]
-            before = np.nextafter(breaks, -np.inf)
-            if breaks.size:
-                k = int(np.argmin(np.abs(breaks - at)))
-                values = self.table.curves(np.array([i, i]), np.array([before[k], breaks[k]]))[0]
-                jump = abs(values[1] - values[0]) > 1e-9 * self.table.values[0, i].max()
-                right_start = breaks[k]
-                left_end = before[k] if jump else breaks[k]
+            # A measured curve is split at a step between the mixed amounts, or else at a corner.
+            steps, corners = self.table.breaks[i]
+            steps = steps[(steps > least) & (steps <= most)]
+            corners = corners[(corners > least) & (corners < most)]
+            if steps.size:
+                right_start = steps[np.argmin(np.abs(steps - at))]
+                left_end = np.nextafter(right_start, -np.inf)
+            elif corners.size:
+                left_end = right_start = corners[np.argmin(np.abs(corners - at))]
         children = []
         if hole[i]:
             children.append(self._boxed(node, i, 0.0, 0.0))
@@ -406,10 +417,11 @@ class _Master:
             h.setOptionValue(option, value)
         nothing = np.zeros(0, dtype=np.int32), np.zeros(0)
         for level, exact in zip(limits.level, limits.exact, strict=True):
+            level = _LARGE * level
             h.addRow(level if exact else -highspy.kHighsInf, level, 0, *nothing)
         for _ in range(groups):
             h.addRow(1.0, 1.0, 0, *nothing)
-        # What a limit is missed by: paid for in phase one, forbidden in phase two.
+        # What a limit is missed by: paid for in phase one, next to nothing in phase two.
         self.missing = 0
         for row in range(self.rows):
             for sign in (-1.0, 1.0) if limits.exact[row] else (-1.0,):
@@ -418,13 +430,13 @@ class _Master:
                 )
                 self.missing += 1
         # A group's convexity row can always be met in phase one.
-        self.gains, self.phase, self.shown = [], 1, np.zeros(0, bool)
+        self.gains, self.phase = [], 1
 
     def add(self, group, gain, use) -> None:
         for k in range(group.size):
             rows = np.flatnonzero(use[:, k])
             index = np.append(rows, self.rows + group[k]).astype(np.int32)
-            value = np.append(use[rows, k], 1.0)
+            value = np.append(_LARGE * use[rows, k], 1.0)
             cost = -float(gain[k]) if self.phase == 2 else 0.0
             self.solver.addCol(cost, 0.0, highspy.kHighsInf, index.size, index, value)
         self.gains += gain.tolist()
@@ -434,38 +446,38 @@ class _Master:
         index = np.arange(visible.size, dtype=np.int32) + self.missing
         top = np.where(visible, highspy.kHighsInf, 0.0)
         self.solver.changeColsBounds(index.size, index, np.zeros(index.size), top)
-        self.shown = visible
-
-    def show_new(self, count: int) -> None:
-        """Columns added since `show` are visible already."""
 
     def solve(self, phase: int):
-        """The value (the miss, negative, in phase one), the limits' prices, the groups' prices."""
+        """The value (the miss, negative, in phase one), the limits' prices."""
         if phase != self.phase:
             count = len(self.gains) + self.missing
             index = np.arange(count, dtype=np.int32)
             pay = np.ones(self.missing), np.zeros(len(self.gains))
             earn = np.zeros(self.missing), -np.array(self.gains)
             self.solver.changeColsCost(count, index, np.concatenate(pay if phase == 1 else earn))
-            top = np.full(self.missing, highspy.kHighsInf if phase == 1 else 0.0)
-            self.solver.changeColsBounds(
-                self.missing, index[: self.missing], np.zeros(self.missing), top
-            )
+            self._may_miss(highspy.kHighsInf if phase == 1 else _EDGE)
             self.phase = phase
         self.solver.run()
-        status = self.solver.getModelStatus()
-        if status != highspy.HighsModelStatus.kOptimal:
+        if self.solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             self.solver.clearSolver()
             self.solver.run()
             status = self.solver.getModelStatus()
-        if status != highspy.HighsModelStatus.kOptimal:
-            raise TooLargeError(f"HiGHS: {status}")
+            if status != highspy.HighsModelStatus.kOptimal:
+                raise TooLargeError(f"HiGHS: {status} in phase {phase}")
         solution = self.solver.getSolution()
         dual = -np.array(solution.row_dual)
         self.columns = np.array(solution.col_value)
         prices = dual[: self.rows]
         prices = np.where(self.exact, prices, np.maximum(prices, 0.0))
-        return -self.solver.getInfo().objective_function_value, prices, dual[self.rows :]
+        value = -self.solver.getInfo().objective_function_value
+        if phase == 1:
+            return value / _LARGE, prices
+        return value, _LARGE * prices
+
+    def _may_miss(self, most: float) -> None:
+        index = np.arange(self.missing, dtype=np.int32)
+        top = np.full(self.missing, most)
+        self.solver.changeColsBounds(self.missing, index, np.zeros(self.missing), top)
 
     def shares(self) -> np.ndarray:
         share = np.zeros(len(self.gains))

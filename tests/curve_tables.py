@@ -53,7 +53,7 @@ class Table:
         if program.integer[i]:
             points = np.arange(np.ceil(low), np.floor(high) + 1)
         else:
-            breaks = self._breaks(program, i)
+            breaks = np.concatenate(self._breaks(program, i))
             marks = np.concatenate([breaks, np.nextafter(breaks, -np.inf), _marks(program, i)])
             points = np.concatenate([np.linspace(low, high, _START), marks])
             points = np.unique(points[(points >= low) & (points <= high)])
@@ -74,13 +74,15 @@ class Table:
         return points
 
     @staticmethod
-    def _breaks(program: co.Program, i: int) -> np.ndarray:
-        """Amounts at which a measured curve has its corners or steps."""
+    def _breaks(program: co.Program, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Amounts at which a measured curve has its steps, and those at which it has corners."""
+        none = np.zeros(0)
         for block in program.utilities:
             member = np.flatnonzero(block.index == i)
             if member.size and isinstance(block.family, co.Tabulated):
-                return np.asarray(block.family.grid)[member[0]]
-        return np.zeros(0)
+                grid = np.asarray(block.family.grid)[member[0]]
+                return (grid, none) if block.family.interpolation == "step" else (none, grid)
+        return none, none
 
 
 def _marks(program: co.Program, i: int) -> np.ndarray:

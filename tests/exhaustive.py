@@ -60,6 +60,31 @@ def optimum(program: co.Program) -> float:
     return continuous_optimum(program)
 
 
+def misses(program: co.Program, tokens: np.ndarray) -> str:
+    """What an allocation violates by more than 1e-9 of its size; empty where nothing is."""
+    tokens = np.asarray(tokens, dtype=float)
+    if tokens.shape != (program.n,) or not np.isfinite(tokens).all():
+        return f"no allocation: {tokens}"
+    every = range(program.n)
+    utility = np.array([values_at(program.utilities, i, tokens[i : i + 1])[0] for i in every])
+    cost = np.array([values_at(program.curves, i, tokens[i : i + 1])[0] for i in every])
+    near = 1e-9 * np.maximum(tokens, 1.0)
+    idle = program.semicontinuous & (tokens == 0)
+    if (~idle & (tokens < program.lower - near)).any() or (tokens > program.upper + near).any():
+        return f"bounds: {tokens}"
+    if (program.integer & (tokens != np.round(tokens))).any():
+        return f"whole tokens: {tokens}"
+    if (np.bincount(program.choice[(program.choice >= 0) & (tokens > 0)]) > 1).any():
+        return f"two of one choice: {tokens}"
+    limits = Limits.of(program)
+    terms = (limits.tokens * tokens, limits.curve * cost, limits.utility * utility)
+    excess = sum(term.sum(axis=1) for term in terms) - limits.level
+    size = sum(np.abs(term).sum(axis=1) for term in terms)
+    size = np.maximum(np.maximum(size, np.abs(limits.level)), 1e-300)
+    missed = np.where(limits.exact, np.abs(excess), excess) / size
+    return f"rows and floors, by {missed}" if (missed > 1e-9).any() else ""
+
+
 def values_at(blocks, query: int, tokens: np.ndarray) -> np.ndarray:
     """A block's curve of one query at several amounts; 0 where the query is in no block."""
     for block in blocks:
