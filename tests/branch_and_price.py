@@ -23,8 +23,7 @@ from exhaustive import Limits, TooLargeError
 import clearopt as co
 
 CLOSED = 1.5e-10  # relative to the best objective
-_ALMOST = 3e-10  # where rounding does not let it get any closer
-_MET = 1e-12  # of a row's size: what a feasible allocation may miss it by
+_MET = 3e-13  # of a row's size: what a feasible allocation may miss it by
 _LARGE = 1e3  # the size of a row to HiGHS, whose tolerance is 1e-10
 _EDGE = 1.2 * _MET * _LARGE  # what the linear program may miss such a row by, unpaid
 _NODES = 4000
@@ -148,20 +147,22 @@ class BranchAndPrice:
             slope = weight[:, None] * values[1] - price[:, None] - curve[:, None] * values[3]
         start, stop = tokens[:, :-1], tokens[:, 1:]
         left, right = np.maximum(start, low[:, None]), np.minimum(stop, high[:, None])
-        # Left of a kink the slope is another one; so a local best point of the table counts, too.
-        peak = (slope[:, :-1] > 0) & (left < right)
-        falls = np.concatenate([at_table[:, 1:] <= at_table[:, :-1], slope[:, 1:] <= 0]).reshape(
-            2, *left.shape
-        )
-        peak &= falls.any(axis=0) | (right < stop)
-        peak &= ~self.program.integer[:, None]
+        # The slope where the box begins; and left of a kink it is another one, so a best point of
+        # the table counts, too.
+        with np.errstate(invalid="ignore"):
+            at_low = (weight * self.end_values[1, : p.n] - price) - curve * self.end_values[
+                3, : p.n
+            ]
+        rising = np.where(start < low[:, None], at_low[:, None], slope[:, :-1]) > 0
+        falling = (at_table[:, 1:] <= at_table[:, :-1]) | (slope[:, 1:] <= 0) | (right < stop)
+        peak = rising & falling & (left < right) & ~p.integer[:, None]
         who, where = np.nonzero(peak)
         if who.size:
             a, c = left[who, where], right[who, where]
-            found, gap = self._climb(who, a, c, weight, price, curve)
+            found = self._climb(who, a, c, weight, price, curve)
             query.append(who)
             amount.append(found)
-            value.append(worth(who, found, self.table.curves(who, found)) + gap)
+            value.append(worth(who, found, self.table.curves(who, found)))
         best = np.argmax(at_table, axis=1)
         query.append(self.everyone)
         amount.append(tokens[self.everyone, best])
@@ -187,14 +188,14 @@ class BranchAndPrice:
         return query[last], amount[last], bound, worth
 
     def _climb(self, who, a, c, weight, price, curve):
-        """Bisection on the slope within [a, c]; the amount, and what it can miss the peak by."""
+        """The best amounts within [a, c], by bisection on the slope."""
         for _ in range(200):
             middle = 0.5 * (a + c)
             slope = self._slope(who, middle, weight, price, curve)
             a, c = np.where(slope > 0, middle, a), np.where(slope > 0, c, middle)
             if (c - a <= 2e-16 * c).all() or (np.abs(slope) * (c - a) <= 1e-15 * self.scale).all():
                 break
-        return middle, np.zeros(who.size)
+        return middle
 
     def _slope(self, who, tokens, weight, price, curve):
         values = self.table.curves(who, tokens)
@@ -311,13 +312,13 @@ class BranchAndPrice:
         i = int(np.argmax(off))
         if off[i] == -np.inf:
             # Nothing is mixed: what is left to close is a miss by rounding, on the edge of a box.
+            if bound <= self.best + 5 * self.allowance:
+                return []
             width = np.where(p.integer, 0.0, (high - low) / np.maximum(high, 1e-300))
             i = int(np.argmax(width))
             if width[i] > 1e-13:
                 middle = 0.5 * (low[i] + high[i])
                 return self._halves(node, i, middle, middle, middle)
-            if bound <= self.best + _ALMOST * self.size:
-                return []
             raise TooLargeError(f"a mix that cannot be split: {bound} and {self.best}")
         return self._halves(node, i, mean[i], least[i], most[i])
 

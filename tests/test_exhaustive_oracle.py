@@ -113,3 +113,27 @@ def test_the_seeds_hold_every_kind_of_row_and_every_family() -> None:
     assert sizes == set(range(1, 15))
     whole = sum(case.whole for case in cases)
     assert 200 < whole < 300
+
+
+@pytest.mark.parametrize("seed", range(3, 500, 11))
+def test_what_is_bought_at_any_prices_is_the_best_of_a_dense_sample(seed: int) -> None:
+    program = draw(seed).problem.program
+    search, rng = BranchAndPrice(program), np.random.default_rng(seed)
+    everyone = np.arange(program.n)
+    low, high = program.lower.copy(), program.upper.copy()
+    if not program.integer.any():  # a box within
+        low, high = low + 0.2 * rng.random(program.n) * (high - low), high
+    node = low, high, program.semicontinuous & (low > 0)
+    search.end_values = search.table.curves(np.tile(everyone, 2), np.concatenate([low, high]))
+    search.idle_values, search.scale = search.table.curves(everyone, 0.0 * everyone), search.size
+    for _ in range(5):
+        prices = search.size * 10 ** rng.uniform(-1.5, 1, search.limits.level.size)
+        query, tokens, _, worth = search.price(node, prices, 1)
+        found = worth(query, tokens, search.table.curves(query, tokens))
+        for i, value in zip(query.tolist(), found.tolist(), strict=True):
+            sample = np.sort(low[i] + rng.random(4000) ** 2 * (high[i] - low[i]))
+            sample = np.unique(np.round(sample)) if program.integer[i] else sample
+            sample = sample[(sample >= low[i]) & (sample <= high[i])]
+            who = np.full(sample.size, i)
+            best = worth(who, sample, search.table.curves(who, sample)).max(initial=-np.inf)
+            assert value >= best - 1e-11 * search.size
