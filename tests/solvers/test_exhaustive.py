@@ -47,7 +47,8 @@ def check(
         value = program.objective(np.asarray(solution.allocation, dtype=float))
         assert objective == pytest.approx(value, rel=1e-12, abs=1e-300)
         assert objective <= best + room, f"{objective - best:.3g} above the optimum {best}\n{said}"
-        assert bound >= objective
+        # What is feasible to 1e-9 may be worth a little more than the rows allow.
+        assert bound >= objective - (0.0 if strict else room), said
     if strict or solution.status == "optimal":
         assert solution.status == "optimal", f"left open, the optimum is {best}\n{said}"
         assert objective >= best - room, f"{best - objective:.3g} short of {best}\n{said}"
@@ -63,10 +64,9 @@ def tally(request):
     """(case, solution) of every problem; told as a table in the end."""
     seen: list[tuple[Case, co.Solution]] = []
     yield seen
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None and len(seen) > 10:
-        reporter.ensure_newline()
-        reporter.write_line("\n".join(table(seen)))
+    if len(seen) > 10:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print("", *table(seen), sep="\n")
 
 
 def table(seen: list[tuple[Case, co.Solution]]) -> list[str]:
