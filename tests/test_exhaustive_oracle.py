@@ -60,7 +60,7 @@ def test_both_oracles_agree_on_whole_tokens(seed: int) -> None:
         assert agree(continuous_optimum(program), whole_optimum(program), 1e-10)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_one_row_equals_the_enumeration_of_funded_sets(seed: int) -> None:
     rng = np.random.default_rng([21, seed])
     instance = random_instance(rng, int(rng.integers(1, 7)), ties=seed % 3 == 0)
