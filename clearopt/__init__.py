@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clearopt.comparison import compare as compare
     from clearopt.constraints import Choice, Constraint
     from clearopt.constraints import at_most_one as at_most_one
+    from clearopt.derivatives import differentiable as differentiable
     from clearopt.errors import (
         ClearoptError,
         DeclarationError,
@@ -89,6 +90,7 @@ _HOME = {
     "Utility": "utilities",
     "at_most_one": "constraints",
     "compare": "comparison",
+    "differentiable": "derivatives",
     "load": "files",
     "mean": "grouping",
     "save": "files",
@@ -130,6 +132,7 @@ __all__ = [
     "Utility",
     "at_most_one",
     "compare",
+    "differentiable",
     "load",
     "mean",
     "save",
