@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from clearopt.expressions import Expression
     from clearopt.files import load as load
     from clearopt.files import save as save
+    from clearopt.frontiers import Frontier
+    from clearopt.frontiers import frontier as frontier
     from clearopt.grouping import mean as mean
     from clearopt.grouping import sum_ as sum
     from clearopt.parameters import Parameter
@@ -68,6 +70,7 @@ _HOME = {
     "DeclarationError": "errors",
     "ExpectedTokens": "utilities",
     "Expression": "expressions",
+    "Frontier": "frontiers",
     "Hill": "utilities",
     "Logistic": "utilities",
     "Maximize": "problem",
@@ -91,6 +94,7 @@ _HOME = {
     "at_most_one": "constraints",
     "compare": "comparison",
     "differentiable": "derivatives",
+    "frontier": "frontiers",
     "load": "files",
     "mean": "grouping",
     "save": "files",
@@ -110,6 +114,7 @@ __all__ = [
     "DeclarationError",
     "ExpectedTokens",
     "Expression",
+    "Frontier",
     "Hill",
     "Logistic",
     "Maximize",
@@ -133,6 +138,7 @@ __all__ = [
     "at_most_one",
     "compare",
     "differentiable",
+    "frontier",
     "load",
     "mean",
     "save",

@@ -79,9 +79,7 @@ def _times(factor: FloatArray, slope: FloatArray) -> FloatArray:
     return product
 
 
-def bounds_met(
-    program: Program, tokens: FloatArray
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def bounds_met(program: Program, tokens: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(n,) who has as few tokens as the bounds allow, and who has as many."""
     near = np.where(program.integer, 0.5, _AT_BOUND * tokens)
     return tokens <= program.lower + near, tokens >= program.upper - near

@@ -8,12 +8,14 @@ travel instead, as pairs of uint32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clearopt.errors import UnsupportedProblemError
 from clearopt.validation import FloatArray
 
 
@@ -26,7 +28,27 @@ def solved_outside(
 
     Under `jax.vmap` the entries of the batch are solved one after the other; what is the same for
     all of them is not copied.
+
+    Raises:
+        UnsupportedProblemError: when it is differentiated itself. Bits have no derivative: JAX
+            would take it for 0 in silence.
     """
+    outside = jax.custom_jvp(partial(_called, solve, shapes))
+    outside.defjvp(_refuse)
+    return outside(list(arrays))
+
+
+def _refuse(*_: Any) -> Any:
+    raise UnsupportedProblemError(
+        "derivatives: second derivatives through a solve are not supported; differentiate once"
+    )
+
+
+def _called(
+    solve: Callable[[list[FloatArray]], Sequence[FloatArray]],
+    shapes: Sequence[tuple[int, ...]],
+    arrays: list[Any],
+) -> list[Any]:
     ranks = [jnp.ndim(array) for array in arrays]
 
     def call(*bits: Any) -> tuple[Any, ...]:

@@ -54,9 +54,8 @@ def saddle_point(program: Program, rows: FloatArray | None, floors: FloatArray |
     floors = np.zeros(program.floors.shape[0]) if floors is None else floors
     at = _Prices(program, rows, floors)
     if program.n <= _LARGEST and rows.size + floors.size:
-        rows, floors = _improved(program, at)
-        at = _Prices(program, rows, floors)
-        share = mixture(program, rows, floors, at.many, at.few)
+        at = _improved(program, at)
+    share = mixture(program, at.rows, at.floors, at.many, at.few)
     undecided = np.abs(at.many - at.few) > 1e-4 * np.maximum(at.many, at.few)
     many = np.where(undecided, at.many, at.tokens)
     few = np.where(undecided, at.few, at.tokens)
@@ -69,7 +68,7 @@ def saddle_point(program: Program, rows: FloatArray | None, floors: FloatArray |
         upwards, downwards = pressing(program, tokens, slope)
         above, below = above + part * upwards, below + part * downwards
     value = np.asarray(program.offset + at.bound)
-    return Relaxed(value, rows, floors, many, few, share, above, below)
+    return Relaxed(value, at.rows, at.floors, many, few, share, above, below)
 
 
 class _Prices:
@@ -99,7 +98,7 @@ class _Prices:
         )
 
 
-def _improved(program: Program, at: _Prices) -> tuple[FloatArray, FloatArray]:
+def _improved(program: Program, at: _Prices) -> _Prices:
     """Prices whose bound is met by a mixture of purchases, to rounding."""
     columns = _Columns(program)
     columns.add(at)
@@ -124,7 +123,7 @@ def _improved(program: Program, at: _Prices) -> tuple[FloatArray, FloatArray]:
             width = width * 4.0 if pressed else width
         else:
             width = max(0.5 * width, 1e-9)
-    return best.rows, best.floors
+    return best
 
 
 class _Columns:
