@@ -121,7 +121,7 @@ class Layer:
 
     # ------------------------------------------------------------------ inputs
     def _complete(self, inputs: Inputs | None) -> Inputs:
-        if jnp.zeros((), dtype=jnp.result_type(float)).dtype != jnp.float64:
+        if jnp.result_type(float) != jnp.float64:
             raise DeclarationError(
                 "derivatives: JAX is set to 32 bits, in which budgets lose their digits; call it "
                 "within `with jax.enable_x64(True):`, gradient and jit included"
