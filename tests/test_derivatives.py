@@ -365,6 +365,47 @@ def test_whole_tokens_stand_still_and_their_value_is_the_marginal_value():
             assert inner == pytest.approx((beside[1] - beside[0]) / 2e-5, rel=1e-5), place
 
 
+def slope_of(f, step=1e-5):
+    return (np.asarray(f(step)) - np.asarray(f(-step))) / (2 * step)
+
+
+def test_fractional_tokens_move_between_whole_ones():
+    rng = np.random.default_rng(1)
+    whole = co.Allocation(4, upper=200, integer=True, name="whole")
+    split = co.Allocation(4, upper=200.0, name="split")
+    worth = sum(
+        co.sum(co.CumulativeSurge(rng.uniform(0.6, 1, 4), rng.uniform(5, 40, 4), 0.08)(t))
+        for t in (whole, split)
+    )
+    problem = co.Problem(co.Maximize(worth), [co.sum(whole) + co.sum(split) <= 300.5])
+    layer = co.differentiable(problem)
+    for f in (layer.allocation, layer.value):
+
+        def at(by, f=f):
+            return f({"right_hand_side": {"constraint 0": 300.5 + by}})
+
+        moved_by = np.asarray(jax.jit(jax.jacfwd(at))(0.0))
+        np.testing.assert_allclose(moved_by, slope_of(at), rtol=1e-5, atol=1e-8)
+        assert moved_by.ndim == 0 or not moved_by[:4].any()
+
+
+def test_who_has_just_the_least_amount_goes_where_that_goes():
+    tokens = co.Allocation(5, lower=60.0, upper=200.0, semicontinuous=True, name="tokens")
+    surge = co.CumulativeSurge([0.7, 0.8, 0.9, 0.95, 0.6], [5.0, 10.0, 15.0, 40.0, 60.0], 0.15)
+    problem = co.Problem(
+        co.Maximize(co.sum(surge(tokens))), [(co.sum(tokens) <= 250).named("budget")]
+    )
+    layer, direction = co.differentiable(problem), np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert (problem.solve().allocation == 60.0).sum() >= 2
+    for f in functions(layer).values():
+
+        def at(by, f=f):
+            return f({"lower": layer.inputs["lower"] + by * direction})
+
+        moved_by = jax.jit(jax.jacfwd(at))(0.0)
+        np.testing.assert_allclose(moved_by, slope_of(at), rtol=1e-4, atol=1e-8)
+
+
 def test_measured_tables_stand_still_and_are_no_inputs():
     table = co.Tabulated([0, 20, 40, 60, 120], [0.0, 0.1, 0.5, 0.7, 0.8])
     problem = Batch(0).of(table, slice(0, 3))  # a budget at which a kink is best
