@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clearopt.comparison import compare as compare
     from clearopt.constraints import Choice, Constraint
     from clearopt.constraints import at_most_one as at_most_one
+    from clearopt.derivatives import differentiable as differentiable
     from clearopt.errors import (
         ClearoptError,
         DeclarationError,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from clearopt.expressions import Expression
     from clearopt.files import load as load
     from clearopt.files import save as save
+    from clearopt.frontiers import Frontier
+    from clearopt.frontiers import frontier as frontier
     from clearopt.grouping import mean as mean
     from clearopt.grouping import sum_ as sum
     from clearopt.parameters import Parameter
@@ -67,6 +70,7 @@ _HOME = {
     "DeclarationError": "errors",
     "ExpectedTokens": "utilities",
     "Expression": "expressions",
+    "Frontier": "frontiers",
     "Hill": "utilities",
     "Logistic": "utilities",
     "Maximize": "problem",
@@ -89,6 +93,8 @@ _HOME = {
     "Utility": "utilities",
     "at_most_one": "constraints",
     "compare": "comparison",
+    "differentiable": "derivatives",
+    "frontier": "frontiers",
     "load": "files",
     "mean": "grouping",
     "save": "files",
@@ -108,6 +114,7 @@ __all__ = [
     "DeclarationError",
     "ExpectedTokens",
     "Expression",
+    "Frontier",
     "Hill",
     "Logistic",
     "Maximize",
@@ -130,6 +137,8 @@ __all__ = [
     "Utility",
     "at_most_one",
     "compare",
+    "differentiable",
+    "frontier",
     "load",
     "mean",
     "save",

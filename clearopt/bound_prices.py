@@ -51,11 +51,11 @@ def _worth_of_bounds(
     curve_price = program.curve_cost + program.curve_rows.T @ rows
     # A hair cheaper and a hair dearer, the indifferent make up their minds.
     many, few = (
-        _purchases(program, weight, price - turn * np.abs(price),
-                   curve_price - turn * np.abs(curve_price))
+        purchases(program, weight, price - turn * np.abs(price),
+                  curve_price - turn * np.abs(curve_price))
         for turn in (_INDIFFERENT, -_INDIFFERENT)
     )  # fmt: skip
-    share = _shares(program, rows, floors, many, few)
+    share = mixture(program, rows, floors, many, few)
     above, below = np.zeros(program.n), np.zeros(program.n)
     for tokens, part in ((many, share), (few, 1.0 - share)):
         side = Slopes.at(program, tokens, 1)
@@ -65,7 +65,7 @@ def _worth_of_bounds(
     return above, below
 
 
-def _purchases(
+def purchases(
     program: Program, weight: FloatArray, price: FloatArray, curve_price: FloatArray
 ) -> FloatArray:
     """(n,) tokens that maximise weight U(b) - price b - curve_price C(b) within the bounds."""
@@ -142,7 +142,7 @@ def _buy_at_expected_cost(
     *,
     whole: bool,
 ) -> FloatArray:
-    """As `_purchases`, of queries that pay for a cost curve.
+    """As `purchases`, of queries that pay for a cost curve.
 
     Closed forms in the expected cost where nothing else is paid for; else whole tokens one by one
     (other tokens have no dual back-end there).
@@ -179,7 +179,7 @@ def _buy_at_expected_cost(
     return tokens
 
 
-def _shares(
+def mixture(
     program: Program,
     rows: FloatArray,
     floors: FloatArray,

@@ -79,9 +79,7 @@ def _times(factor: FloatArray, slope: FloatArray) -> FloatArray:
     return product
 
 
-def _bounds_met(
-    program: Program, tokens: FloatArray
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def bounds_met(program: Program, tokens: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(n,) who has as few tokens as the bounds allow, and who has as many."""
     near = np.where(program.integer, 0.5, _AT_BOUND * tokens)
     return tokens <= program.lower + near, tokens >= program.upper - near
@@ -91,7 +89,7 @@ def pressing(
     program: Program, tokens: FloatArray, slope: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """A slope upwards presses against an upper bound, one downwards against a lower, (n,) each."""
-    fewest, most = _bounds_met(program, tokens)
+    fewest, most = bounds_met(program, tokens)
     return (
         np.where(most & (slope > 0), slope, 0.0),
         np.where(fewest & (slope < 0) & (tokens >= program.lower), slope, 0.0),
@@ -111,7 +109,7 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
     """
     more = Slopes.at(program, tokens, 1)
     rows, floors = np.zeros(program.rows.shape[0]), np.zeros(program.floors.shape[0])
-    binding, floor_binding = (np.flatnonzero(held) for held in _binding(program, tokens))
+    binding, floor_binding = (np.flatnonzero(held) for held in binding_limits(program, tokens))
     if binding.size == 1 and not floor_binding.size:
         rows[binding] = _one_price(program, tokens, more, binding)
     elif binding.size + floor_binding.size:
@@ -125,7 +123,9 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
     return Multipliers(rows + 0.0, 0.0 - floors, above, below)
 
 
-def _binding(program: Program, tokens: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+def binding_limits(
+    program: Program, tokens: FloatArray
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which rows (K,) and floors (J,) hold with next to no slack."""
     level = program.right_hand_side
     size = np.maximum(np.abs(level), program.activity_size(tokens))
@@ -163,7 +163,7 @@ def _one_price(
     program: Program, tokens: FloatArray, more: Slopes, binding: NDArray[np.intp]
 ) -> float:
     """The multiplier of the only binding row: what its next unit buys."""
-    fewest, most = _bounds_met(program, tokens)
+    fewest, most = bounds_met(program, tokens)
     wanted = _wanted(program, tokens, binding)
     gain = more.gain(program)
     coefficient = more.charged(program, binding).toarray()[0]
@@ -188,7 +188,7 @@ def _several_prices(
     floor_binding: NDArray[np.intp],
 ) -> tuple[FloatArray, FloatArray]:
     """The multipliers (K',), (J',) of the binding rows and floors, by least squares."""
-    fewest, most = _bounds_met(program, tokens)
+    fewest, most = bounds_met(program, tokens)
     free = _wanted(program, tokens, binding) & ~fewest & ~most & np.isfinite(more.utility)
     slope = np.where(np.isfinite(more.utility), more.utility, 0.0)
     floors = program.floors[floor_binding].multiply(-slope[None, :])

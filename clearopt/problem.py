@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
@@ -197,8 +197,17 @@ class Problem:
             DeclarationError: no constraint has that name, the parameter is not part of the
                 problem, or a value is not one the constraint can take.
         """
-        values = list(values)
-        solutions: list[Solution] = []
+        return list(self.sweep_lazily(what, values, solver, **options))
+
+    def sweep_lazily(
+        self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
+        **options: Any,
+    ) -> Iterator[Solution]:  # fmt: skip
+        """As `sweep`, one solution at a time: only the last is kept for the next to start from.
+
+        A parameter is moved while the iterator is open and put back when it ends or is closed.
+        """
+        values, last = list(values), None
         if isinstance(what, Parameter):
             if what not in self.parameters:
                 raise DeclarationError(f"sweep: {what.text!r} is not a parameter of this problem")
@@ -206,11 +215,11 @@ class Problem:
             try:
                 for value in values:
                     what.value = value
-                    last = solutions[-1] if solutions else None
-                    solutions.append(self.solve(solver, warm_start=last, **options))
+                    last = self.solve(solver, warm_start=last, **options)
+                    yield last
             finally:
                 what.value = before
-            return solutions
+            return
         backend, base = get_solver(solver), self.program
         position, constraint = self._named(what)
         for value in values:
@@ -221,9 +230,8 @@ class Problem:
                 others[position] = changed
                 assert self.objective is not None
                 program = Problem(self.objective, others).program
-            last = solutions[-1] if solutions else None
-            solutions.append(solve_program(program, backend, warm_start=last, **options))
-        return solutions
+            last = solve_program(program, backend, warm_start=last, **options)
+            yield last
 
     def _named(self, name: str) -> tuple[int, Constraint]:
         named = {

@@ -38,6 +38,7 @@ def test_no_page_escapes():
         "README.md",
         "confirm.md",
         "declare.md",
+        "derivatives.md",
         "solvers.md",
         "utilities.md",
     }

@@ -100,7 +100,7 @@ class Sigmoidal(NumericUtility):
         return (*self.arguments, self.longest, self.token_unit, self.accuracy_unit)
 
     def broadcast(self, length: int) -> Self:
-        names = (*_argument_names(self.fn, len(self.arguments)), "longest", "unit", "unit")
+        names = (*self.argument_names, "longest", "unit", "unit")
         return self._around(
             self.fn,
             tuple(
@@ -109,8 +109,13 @@ class Sigmoidal(NumericUtility):
             ),
         )._with_shape(self._broadcast_shape(length))
 
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """What the function calls its parameters, in the order of `arguments`."""
+        return tuple(_argument_names(self.fn, len(self.arguments)))
+
     def __repr__(self) -> str:
-        names = _argument_names(self.fn, len(self.arguments))
+        names = self.argument_names
         shown = [_function_name(self.fn)]
         shown += [f"{n}={short(v)}" for n, v in zip(names, self.arguments, strict=True)]
         return f"Sigmoidal({', '.join([*shown, f'longest={short(self.longest)}'])})"
