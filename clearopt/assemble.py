@@ -16,7 +16,7 @@ from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
 
 # Gaps up to here are rounding: `tolerance=0` asks for a proof to the last digits, not past them.
-ROUNDING_GAP = 1e-12
+ROUNDING_GAP = 2e-11
 # By so much (relative) an allocation within the feasibility tolerance may exceed a true bound.
 FALSE_BOUND = 1e-7
 
@@ -66,6 +66,8 @@ def make_solution(
                 "checked objective: it is not a bound and is withheld"
             )
             bound = math.inf
+        # What lies within the feasibility tolerance may be worth a rounding error more than what is.
+        bound = max(bound, objective)
         proven = certifies and relative_gap(objective, bound) <= max(tolerance, ROUNDING_GAP)
         status = "optimal" if proven else "feasible"
     elif infeasible:

@@ -76,6 +76,8 @@ class Triangular(_Hump):
         DeclarationError: a parameter is NaN, infinite, negative, or of the wrong shape.
     """
 
+    smooth = False
+
     def value_at(self, excess: Any) -> Any:
         share = self._share(excess)
         return 2.0 * self.scale * namespace_of(excess).minimum(share, 1.0 - share)

@@ -51,11 +51,14 @@ class Utility(Family, ABC):
             evaluated in NumPy.
         s_shaped: whether it is convex before its inflection. False for measured curves, which
             answer every question by enumeration: nothing is concluded from a shape they lack.
+        smooth: whether its concave part bends everywhere; False where it is straight in places,
+            where demand jumps at a price.
         counts_tokens: whether amounts are tokens, so that whole ones are whole numbers.
     """
 
     traceable: ClassVar[bool] = True
     s_shaped: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
     counts_tokens: ClassVar[bool] = True
 
     def __call__(self, tokens: Expression) -> Expression:

@@ -81,6 +81,7 @@ class BranchAndBound:
         self.settled_bound = -math.inf  # largest bound among the nodes closed without branching
         # Spending less is always allowed, so flat stretches of a utility are not worth buying.
         self.free_disposal = coupling.free_disposal
+        self.resolution = coupling.resolution
 
     # ------------------------------------------------------------------ the run
     def solve(self) -> Outcome:
@@ -301,18 +302,18 @@ class BranchAndBound:
         """Bounds up to here are of no further interest: equal to the incumbent but for rounding."""
         if self.best is None:
             return -math.inf
-        return self.value + 4 * ROUNDING * abs(self.value)
+        return self.value + self.resolution * abs(self.value)
 
     def _within_tolerance(self, bound: float) -> bool:
         size = max(abs(bound), abs(self.value))
-        return bound - self.value <= max(self.limits.tolerance, 4 * ROUNDING) * size
+        return bound - self.value <= max(self.limits.tolerance, self.resolution) * size
 
     def _enough(self, bound: float) -> bool:
         if self.best is None:
             return False
         difference = bound - self.value
         size = max(abs(bound), abs(self.value))
-        if difference <= 4 * ROUNDING * size:
+        if difference <= self.resolution * size:
             return True
         # While nodes are cheap the search goes on past the tolerance.
         eager = self.nodes < self.limits.eager_nodes

@@ -50,6 +50,7 @@ class Coupling(Protocol):
     """The rows."""
 
     queries: Separable
+    resolution: float  # relative gap at which bound and allocation are equal but for rounding
 
     def propagate(self, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The box without amounts that the rows rule out."""

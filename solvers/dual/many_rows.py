@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 _ROUNDS = 60  # of column generation in one box
 LARGEST_MASTER = 2_000  # queries whose points one linear program holds
+_ENDLESS = 1e150  # prices on the way to proving that nothing is feasible
 _MENDED = 3  # boxes whose mixture is mended where rounding alone meets no floor
+_MET = 2e-11  # of the bound: a mixture this close to it proves that no price is better
+_NOTHING = 1e-11  # shares below this are none
 _DECIDED = 1e-6  # the interior-point method leaves no share at 0 or 1
 _NO_LOSS = 1e-13  # of the bound: what a mixture may be better than its mean by rounding
 
@@ -64,6 +67,9 @@ class ManyRows:
         mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
     """
 
+    # Prices and amounts come from linear systems, which leave some more than single sums do.
+    resolution = 2e-11
+
     def __init__(
         self,
         problem: SeveralRows,
@@ -79,6 +85,7 @@ class ManyRows:
             queries.integer is not None
             or queries.grid is not None
             or not bool(queries.convex_before.all())
+            or not all(family.utility.smooth for family in queries.families)
         )
         self._master: Master | None = None
         self._tried: set[bytes] = set()
@@ -165,14 +172,16 @@ class ManyRows:
 
     # ------------------------------------------------------------------ relaxation
     def bound_at(self, prices: FloatArray, lower: FloatArray, upper: FloatArray) -> Bounded:
-        """D over the box, rigorously."""
+        """D over the box, rigorously; infinite where the prices have run out of range."""
         problem, queries = self.problem, self.queries
         k = problem.rows.shape[0]
-        effective = problem.effective(prices[:k], prices[k:])
-        response = queries.respond(
-            effective.price, lower, upper, effective.weight, effective.curve_price
-        )
-        bound = problem.rigorous_bound(prices, effective, response)
+        with np.errstate(all="ignore"):
+            effective = problem.effective(prices[:k], prices[k:])
+            response = queries.respond(
+                effective.price, lower, upper, effective.weight, effective.curve_price
+            )
+            bound = problem.rigorous_bound(prices, effective, response)
+        bound = math.inf if math.isnan(bound) else bound
         return Bounded(bound, prices, effective, response)
 
     def relax(
@@ -185,11 +194,16 @@ class ManyRows:
         if not self.kinked or self._master is None:
             box = Box.of(self.problem, lower, upper)
             inside = descend(
-                self.problem, box, start, deadline=self.deadline, cutoff=cutoff - abs(cutoff) * 1e-9
+                self.problem,
+                box,
+                start,
+                deadline=self.deadline,
+                cutoff=cutoff - abs(cutoff) * 1e-9,
+                precision=1e-14 if holds else 1e-11,
             )
             best = self.bound_at(inside.prices, lower, upper)
-            share = np.where(box.bend > box.lower, inside.share, 1.0)
-            on = inside.last.on
+            share, on = inside.share, inside.last.on
+            share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
             utility = box.off_utility + share * (on.utility - box.off_utility)
             mean = box.lower + share * (on.tokens - box.lower)
             over = np.where(share > _DECIDED, on.tokens, box.lower)
@@ -200,14 +214,24 @@ class ManyRows:
             polished = polish(self.problem, best.prices, lower, upper, self.deadline)
             there = self.bound_at(polished, lower, upper)
             best = min(best, there, key=lambda found: found.bound)
-        elif self.kinked:
+        elif self.kinked or (holds and self._apart(best, inside.value, cutoff)):
             first = start if best is None else best.prices
             best, mixture = self._generate(first, best, lower, upper, cutoff)
             if mixture is not None:
                 blend = self._blend(mixture)
         assert best is not None
+        if holds:  # in a narrow box no price beats none: nothing is lost to rounding
+            free = self.bound_at(np.zeros_like(best.prices), lower, upper)
+            best = min(best, free, key=lambda found: found.bound)
         fits = best.bound >= self.worst - 1e-9 * abs(self.worst)
         return Relaxed(best.bound, best.prices, fits, best.effective, best.response, blend)
+
+    @staticmethod
+    def _apart(best: Bounded | None, mixture: float, cutoff: float) -> bool:
+        """Whether the interior-point method has stopped short of the least bound."""
+        if best is None or best.bound <= cutoff:
+            return False
+        return abs(best.bound - mixture) > _MET * max(abs(best.bound), abs(mixture))
 
     def _generate(
         self,
@@ -274,8 +298,8 @@ class ManyRows:
         blend: Blend | None = relaxed.detail
         if blend is None:
             return Candidates([relaxed.response.tokens], None, 0.0)
-        queries, weight = self.queries, relaxed.effective.weight
-        mean, rise = blend.mean, blend.utility - queries.utility(blend.under)
+        queries, weight = self.queries, np.minimum(relaxed.effective.weight, _ENDLESS)
+        mean = blend.mean
         loss = weight * (blend.utility - queries.utility(mean))
         open_ = np.zeros(queries.n, dtype=bool)
         partial = (blend.share > 1e-9) & (blend.share < 1 - 1e-9)
@@ -285,8 +309,10 @@ class ManyRows:
         if queries.choice is not None:
             exclusive = self._contested(mean)
             open_ |= exclusive
-        undecided = np.maximum(weight * rise, np.abs(relaxed.effective.price) * mean)
-        loss = np.where(open_, np.maximum(loss, 0.25 * undecided), loss)
+        undecided = weight * (blend.utility - queries.utility(lower))
+        undecided = np.maximum(undecided, np.abs(relaxed.effective.price) * mean)
+        undecided = np.maximum(0.25 * undecided, 10 * _NO_LOSS * max(abs(relaxed.bound), 1e-300))
+        loss = np.where(open_, np.maximum(loss, undecided), loss)
         blocked = loss.max(initial=0.0) > 0 and open_.any()
         allocations = [] if blocked else [self._pulled_back(mean, lower)]
         split: int | None = None

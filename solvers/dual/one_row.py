@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from clearopt.solvers.dual.coupling import Candidates, Relaxed
 from clearopt.solvers.dual.price_search import Bracket, search_price
-from clearopt.solvers.dual.separable import JAX_FROM, Effective, Separable, rigorous_sum
+from clearopt.solvers.dual.separable import (
+    JAX_FROM,
+    ROUNDING,
+    Effective,
+    Separable,
+    rigorous_sum,
+)
 from clearopt.utilities import BestResponse
 from clearopt.validation import FloatArray
 
@@ -76,6 +82,8 @@ class OneRow:
         return self.queries.cost + price * self.coefficient
 
     # ---------------------------------------------------------------- as a `Coupling`
+    resolution = 4 * ROUNDING
+
     @cached_property
     def free_disposal(self) -> NDArray[np.bool_]:
         return (self.coefficient >= 0) & (self.queries.cost >= 0) & (not self.equality)

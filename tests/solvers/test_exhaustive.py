@@ -17,7 +17,7 @@ from random_programs import Case, draw
 import clearopt as co
 
 COUNT = 500
-CLOSES_ALL = False  # whether a problem that is left open is a failure; if not, they are counted
+CLOSES_ALL = True  # whether a problem that is left open is a failure; if not, they are counted
 EXACT = 1e-9
 
 
