@@ -18,7 +18,7 @@ import numpy as np
 
 import clearopt as co
 from clearopt.solvers.dual import one_row_program
-from clearopt.solvers.dual.separable import separate
+from clearopt.solvers.dual.separable import separate, view
 
 
 def declare(n: int, seed: int = 0) -> co.Problem:
@@ -40,7 +40,7 @@ def timed(action: Callable[[], object], repeats: int) -> tuple[float, object]:
 
 
 def one_pass(problem: co.Problem, price: float, repeats: int) -> float:
-    queries = separate(problem.program)
+    queries = separate(view(problem.program))
     row, _ = one_row_program(problem.program, queries)
 
     def evaluate() -> object:

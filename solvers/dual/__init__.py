@@ -15,6 +15,7 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.large_program import is_large, solve_large
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.rounding import allocate
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
@@ -60,6 +61,12 @@ class Dual(Backend):
                 **found,
             )
 
+        if is_large(program, engine):
+            found = self._solve_large(program, options, started)
+            if found is not None:
+                large = finish(**found)
+                if large.status == "optimal" or found["message"]:
+                    return large
         try:
             seen = view(program)
         except Unbounded as reason:
@@ -79,6 +86,19 @@ class Dual(Backend):
         if found["infeasible"]:
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
         return finish(**found)
+
+
+    def _solve_large(
+        self, program: Program, options: SolveOptions, started: float
+    ) -> dict[str, Any] | None:
+        """One row over very many queries, in passes over blocks."""
+        limit = math.inf if options.time_limit is None else options.time_limit
+        warm = None if options.warm_start is None else options.warm_start.row_prices
+        start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            return solve_large(
+                program, deadline=started + limit, start=start, tell=ticker.say
+            )
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:

@@ -1,0 +1,131 @@
+"""A program with one row and very many queries, solved in passes over blocks of its arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from clearopt.program import Program
+from clearopt.solvers.dual.blocks import ArraySource, Block, Source, compact, traceable
+from clearopt.solvers.dual.core import followers
+from clearopt.solvers.dual.blocks import Group
+from clearopt.solvers.dual.large import Infeasible, LargeRow
+from clearopt.sums import accurate_sum
+from clearopt.validation import FloatArray
+
+LARGE_FROM = 20_000  # queries
+
+
+def is_large(program: Program, engine: str) -> bool:
+    """Whether `solve_large` takes the program: one `<=` row or none, and nothing unusual."""
+    if program.n < LARGE_FROM or engine == "numpy":
+        return False
+    return is_plain(program)
+
+
+def is_plain(program: Program) -> bool:
+    """One `<=` row (or none) with coefficients, costs and weights of at least 0; S-shaped
+    utilities that JAX can trace; no floors, choices, cost curves or semicontinuous tokens."""
+    rows = program.rows
+    return bool(
+        rows.shape[0] <= 1
+        and all(sense == "<=" for sense in program.senses)
+        and not program.floors.shape[0]
+        and not program.has_curves
+        and not program.semicontinuous.any()
+        and (program.choice.size == 0 or int(program.choice.max()) < 0)
+        and (rows.nnz == 0 or float(rows.data.min()) >= 0)
+        and float(program.cost.min()) >= 0
+        and float(program.weight.min()) >= 0
+        and traceable([block.family for block in program.utilities])
+    )
+
+
+def coefficient_of(program: Program) -> FloatArray:
+    """(n,) what the row charges for a token; a view where every query is charged."""
+    rows, n = program.rows, program.n
+    if rows.shape[0] == 0:
+        return np.zeros(())
+    if rows.nnz == n and (n < 2 or bool((rows.indices[1:] > rows.indices[:-1]).all())):
+        return np.asarray(rows.data)
+    return np.asarray(rows[[0]].toarray().ravel())
+
+
+def budget_of(program: Program, coefficient: FloatArray) -> float:
+    """The row's right-hand side, whole where everything it counts is; infinite without a row."""
+    if program.rows.shape[0] == 0:
+        return math.inf
+    budget = float(program.right_hand_side[0])
+    if program.integer.all() and bool((coefficient == np.round(coefficient)).all()):
+        budget = float(math.floor(budget + 1e-9))
+    return budget
+
+
+def solve_large(
+    program: Program,
+    *,
+    deadline: float,
+    start: float | None,
+    tell: Callable[[str], None],
+    places: int | None = None,
+) -> dict[str, Any] | None:
+    """What `make_solution` needs of a plain program; None where its lower bounds do not fit."""
+    coefficient = compact(coefficient_of(program))
+    budget = budget_of(program, coefficient)
+    source = ArraySource(program, coefficient, places)
+    tokens = np.empty(program.n)
+
+    def keep(block: Block, found: FloatArray) -> None:
+        tokens[block.index] = found
+
+    run = LargeRow(source, budget, deadline=deadline, tell=tell)
+    try:
+        found = run.solve(keep, start=start)
+    except Infeasible:
+        return None
+    if math.isfinite(budget):
+        spend_the_rest(source, coefficient, tokens, budget, priced=found.price > 0)
+    return {
+        "allocation": tokens,
+        "bound": program.offset + found.bound,
+        "row_prices": np.full(program.rows.shape[0], found.price),
+        "message": found.message,
+        "statistics": {"nodes": 1, "engine": "jax", **found.statistics},
+    }
+
+
+def spend_the_rest(
+    source: Source, coefficient: FloatArray, tokens: FloatArray, budget: float, *, priced: bool
+) -> None:
+    """Spend what the linear model of demand has left, or take back what it has overspent.
+
+    Spread over many fractional purchases, in proportion, it costs a second-order little of what
+    equal marginal utilities are worth; the last rounding error goes to one query alone.
+    """
+    left = budget - accurate_sum(coefficient * tokens)
+    if left == 0 or (left > 0 and not priced):
+        return
+    for block in source.blocks():
+        columns = block.host.full(block.count)
+        held = tokens[block.index].copy()
+        able = followers(Group(block.kind, columns), held)
+        able &= (held < columns.upper) & (columns.coefficient > 0) & (columns.weight > 0)
+        spent = float(np.sum((columns.coefficient * held)[able]))
+        if not able.any() or spent <= 0:
+            continue
+        share = min(max(left / spent, -1e-3), 1e-3)
+        held[able] = np.minimum(held[able] * (1.0 + share), columns.upper[able])
+        tokens[block.index] = held
+        left = budget - accurate_sum(coefficient * tokens)
+        if abs(left) <= 1e-9 * spent:
+            largest = int(np.argmax(np.where(able, columns.coefficient * held, 0.0)))
+            for _ in range(4):
+                if left >= 0:
+                    return
+                held[largest] += left * (1 + 1e-15) / columns.coefficient[largest]
+                tokens[block.index] = held
+                left = budget - accurate_sum(coefficient * tokens)
+            return
