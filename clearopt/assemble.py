@@ -58,7 +58,7 @@ def make_solution(
     if allocation is not None:
         utilities = program.utility(allocation)
         funded = (allocation > 0) & (utilities > 0)
-        objective = program.objective(allocation)
+        objective = program.objective(allocation, utilities)
         # A bound that a checked allocation exceeds is none, whoever claimed it.
         if relative_gap(bound, objective) > max(tolerance, FALSE_BOUND):
             message = (

@@ -33,7 +33,7 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
 
     def consider(violations: FloatArray, sizes: FloatArray, what: str) -> None:
         nonlocal worst, where
-        if violations.size == 0:
+        if violations.size == 0 or not violations.max() > 0:
             return
         relative = np.maximum(violations, 0.0) / sizes
         k = int(np.argmax(relative))
@@ -43,14 +43,14 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
     if not np.all(np.isfinite(tokens)):
         return Feasibility(np.inf, f"tokens[{int(np.argmin(np.isfinite(tokens)))}] is not finite")
     scale = np.maximum(1.0, np.abs(tokens))
-    below = np.where(program.semicontinuous & (tokens == 0), 0.0, program.lower - tokens)
+    below = program.lower - tokens
+    if program.semicontinuous.any():
+        below = np.where(program.semicontinuous & (tokens == 0), 0.0, below)
     consider(below, scale, "lower bound of query")
     consider(tokens - program.upper, scale, "upper bound of query")
-    consider(
-        np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0),
-        scale,
-        "wholeness of query",
-    )
+    if program.integer.any():
+        part = np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0)
+        consider(part, scale, "wholeness of query")
     if program.rows.shape[0]:
         activity = program.activity(tokens)
         size = np.maximum(np.abs(program.right_hand_side), program.activity_size(tokens))
@@ -63,8 +63,8 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
         level = program.floor_levels
         size = np.maximum(np.abs(level), np.finfo(float).tiny)
         consider(level - program.floors @ program.utility(tokens), size, "floor")
-    chosen = program.choice >= 0
-    if chosen.any():
+    if program.choice.size and int(program.choice.max()) >= 0:
+        chosen = program.choice >= 0
         served = np.bincount(program.choice[chosen], weights=tokens[chosen] > 0)
         consider(np.maximum(served - 1.0, 0.0), np.ones(served.shape), "choice")
     return Feasibility(worst, where)

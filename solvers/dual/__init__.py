@@ -87,7 +87,6 @@ class Dual(Backend):
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
         return finish(**found)
 
-
     def _solve_large(
         self, program: Program, options: SolveOptions, started: float
     ) -> dict[str, Any] | None:
@@ -96,9 +95,7 @@ class Dual(Backend):
         warm = None if options.warm_start is None else options.warm_start.row_prices
         start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
         with Ticker(self.name, verbose=options.verbose) as ticker:
-            return solve_large(
-                program, deadline=started + limit, start=start, tell=ticker.say
-            )
+            return solve_large(program, deadline=started + limit, start=start, tell=ticker.say)
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:

@@ -19,6 +19,7 @@ from clearopt.solvers.dual.kernels import response_in_numpy, see
 from clearopt.validation import FloatArray
 
 _SAME_PRICE = 2e-15  # relative distance of prices that are one price
+_PAIRED = 256  # undecided queries of which any two may change sides
 _SHRINK = 6  # halvings after which those who no longer differ are left out
 
 
@@ -110,11 +111,14 @@ def decide(groups: list[Group], others: Others, budget: float) -> Decision:
         taken = rising[: int(np.searchsorted(np.cumsum(step[rising]), room, side="right"))]
         held[taken] = more[taken]
         room -= float(np.sum(step[taken]))
-    for group, held in zip(groups, tokens, strict=True):
-        if group.columns.integer is not None and np.any(group.columns.integer):
+    whole = [g.columns.integer is not None and bool(np.any(g.columns.integer)) for g in groups]
+    if not any(whole):
+        room = _exchange(groups, tokens, others.slope, dear, room)
+    for group, held, some in zip(groups, tokens, whole, strict=True):
+        if some:
             room -= _whole_tokens(group, held, room, others.cheap)
     spent_at = dear
-    if others.slope < 0 and room > 0:
+    if others.slope < 0:
         spent_at = max(dear + room / others.slope, 0.0)
     for group, held in zip(groups, tokens, strict=True):
         held[followers(group, held)] = np.inf
@@ -127,6 +131,55 @@ def _charged(groups: list[Group], tokens: list[FloatArray]) -> float:
     )
 
 
+def _exchange(
+    groups: list[Group], tokens: list[FloatArray], slope: float, price: float, room: float
+) -> float:
+    """Abandon or fund one or two of the undecided where that makes better use of the budget.
+
+    What `room` is left goes to everybody else at falling marginal utility: that costs
+    room^2 / (2 |slope|) of what the bound promises, overspending likewise; where nobody follows
+    the price it stays unspent. A query on the other side than its price says costs its surplus.
+    """
+    surplus, step, on, amounts, place = [], [], [], [], []
+    for number, (group, held) in enumerate(zip(groups, tokens, strict=True)):
+        with np.errstate(all="ignore"):
+            seen = see(group.kind, group.columns, np.ones(held.shape, dtype=np.bool_))
+            past = seen.at(np.asarray(price), np.maximum(seen.lower, seen.bend), seen.upper)
+            charged = seen.cost + price * seen.coefficient
+            idle = seen.weight * seen.utility.value_at(seen.utility.excess_of(seen.lower))
+        open_ = np.flatnonzero((seen.lower < seen.bend) & (past.tokens > seen.lower))
+        surplus.append((past.gain - (idle - charged * seen.lower))[open_])
+        step.append((seen.coefficient * (past.tokens - seen.lower))[open_])
+        on.append((held > seen.lower)[open_])
+        amounts.append(np.column_stack([seen.lower, past.tokens])[open_])
+        place.append(np.column_stack([np.full(open_.size, number), open_]))
+    value, width = np.concatenate(surplus), np.concatenate(step)
+    nearest = np.argsort(np.abs(value), kind="stable")[:_PAIRED]
+    if not nearest.size:
+        return room
+    state = np.concatenate(on)[nearest]
+    loss = np.r_[0.0, np.where(state, value[nearest], -value[nearest])]
+    change = np.r_[0.0, np.where(state, width[nearest], -width[nearest])]
+
+    def cost(left: FloatArray) -> FloatArray:
+        if slope < 0:
+            return np.asarray(left * left / (-2.0 * slope))
+        return np.where(left >= 0, price * left, np.inf)
+
+    total = loss[:, None] + loss[None, :] + cost(room + change[:, None] + change[None, :])
+    np.fill_diagonal(total[1:, 1:], np.inf)
+    first, second = np.unravel_index(int(np.argmin(total)), total.shape)
+    if not total[first, second] < total[0, 0]:
+        return room
+    for chosen in (int(first), int(second)):
+        if chosen:
+            k = nearest[chosen - 1]
+            number, member = np.concatenate(place)[k]
+            tokens[number][member] = np.concatenate(amounts)[k, 0 if state[chosen - 1] else 1]
+            room += float(change[chosen])
+    return room
+
+
 def _whole_tokens(group: Group, held: FloatArray, room: float, cheap: float) -> float:
     """Spend `room` on whole tokens that would be bought at lower prices, the best first."""
     columns, spent = group.columns, 0.0
@@ -137,7 +190,8 @@ def _whole_tokens(group: Group, held: FloatArray, room: float, cheap: float) -> 
             # First what completes a purchase, then token by token.
             for aim in (most, np.minimum(seen.utility.whole_after(held), seen.upper)):
                 step = columns.coefficient * (aim - held)
-                able = np.flatnonzero(whole & (aim > held) & (step <= room - spent))
+                able = whole & (aim > held) & (step <= room - spent)
+                able = np.flatnonzero(able & ((aim is most) | (held >= seen.bend)))
                 if not able.size:
                     continue
                 value = seen.utility.value_at(seen.utility.excess_of(aim))
@@ -157,18 +211,39 @@ def _whole_tokens(group: Group, held: FloatArray, room: float, cheap: float) -> 
 
 
 def followers(group: Group, held: FloatArray) -> NDArray[np.bool_]:
-    """Whose amounts are fractions of tokens on the concave part: they may follow the price."""
+    """Whose fractions of tokens lie on the concave part, within bounds: they follow the price."""
     with np.errstate(all="ignore"):
         seen = see(group.kind, group.columns, np.ones(held.shape, dtype=np.bool_))
-    concave = (held >= seen.bend) & (held > seen.lower)
+    concave = (held >= seen.bend) & (held > seen.lower) & (held < seen.upper)
     if group.columns.integer is not None:
         concave &= ~np.broadcast_to(group.columns.integer, held.shape)
     return np.asarray(concave)
 
 
-def _flat(
-    groups: list[Group], others: Others, budget: float, price: float
-) -> tuple[float, float]:
+def next_tokens(group: Group, held: FloatArray, room: float) -> None:
+    """Spend `room` on one more whole token of those that are funded, where each adds most."""
+    columns = group.columns
+    with np.errstate(all="ignore"):
+        seen = see(group.kind, columns, np.ones(held.shape, dtype=np.bool_))
+        for _ in range(8):
+            more = np.minimum(seen.utility.whole_after(held), seen.upper)
+            step = columns.coefficient * (more - held)
+            able = columns.integer & (held >= seen.bend) & (held > seen.lower)
+            able = np.flatnonzero(able & (step > 0) & (step <= room))
+            if not able.size:
+                return
+            value = seen.utility.value_at(seen.utility.excess_of(more))
+            value = value - seen.utility.value_at(seen.utility.excess_of(held))
+            gain = (seen.weight * value - seen.cost * (more - held))[able] / step[able]
+            able = able[np.argsort(-gain, kind="stable")][: int(np.sum(gain > 0))]
+            taken = able[np.cumsum(step[able]) <= room]
+            if not taken.size:  # the best one does not fit: others may
+                taken = able[:1]
+            held[taken] = more[taken]
+            room -= float(np.sum(step[taken]))
+
+
+def _flat(groups: list[Group], others: Others, budget: float, price: float) -> tuple[float, float]:
     """The prices around `price` at which demand is exactly the budget (just `price` mostly)."""
     if others.slope < 0 or others.at(price) + charge(groups, price) != budget:
         return price, price
@@ -189,7 +264,9 @@ def _flat(
 def joined(parts: list[Group]) -> Group:
     """Groups of one kind as one, in their order."""
     columns = [p.columns for p in parts]
-    parameters = tuple(np.concatenate(c) for c in zip(*(c.parameters for c in columns), strict=True))
+    parameters = tuple(
+        np.concatenate(c) for c in zip(*(c.parameters for c in columns), strict=True)
+    )
     rest: list[NDArray[np.generic] | None] = []
     for position in range(1, len(Columns._fields)):
         column = [c[position] for c in columns]

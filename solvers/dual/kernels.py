@@ -10,7 +10,7 @@ over several devices included: they exchange rows, not totals.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,9 +128,7 @@ def straddle(kind: Any, columns: Columns, valid: Any, dear: Any, cheap: Any) -> 
     return rows(settled * few, settled * many, open_ * few, open_ * many), jumps
 
 
-def commit(
-    kind: Any, columns: Columns, valid: Any, price: Any, spent_at: Any, taken: Any
-) -> Any:
+def commit(kind: Any, columns: Columns, valid: Any, price: Any, spent_at: Any, taken: Any) -> Any:
     """(5, rows) and (m,): gains and sizes at `price`; charges, values and their sizes of an
     allocation, and the allocation in tokens.
 
@@ -173,7 +171,7 @@ def rows(*terms: Any) -> Any:
 _QUESTIONS = {"measure": measure, "straddle": straddle, "commit": commit}
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(question: str, kind: Any, sharding: Any = None) -> Any:
     """A question compiled by JAX for one kind of utility; call it within `enable_x64`.
 

@@ -32,6 +32,7 @@ from clearopt.validation import FloatArray
 CORE_LIMIT = 2**14  # undecided queries that are settled one by one
 _TRIES = 100  # passes at most before the search is given up
 _TIED = 8e-15  # relative width of a bracket whose prices are one price
+_WANTED = 32.0  # undecided queries to hope for: among more there are better combinations
 _IN_FLIGHT = 4  # blocks handed to JAX before the first answer is asked for
 _SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
 _KEEP = 1e-13  # of the budget: kept back where sums of fractions are only known to rounding
@@ -298,7 +299,7 @@ class LargeRow:
         previous = abs(_log(last.price) - _log(points[-2].price))
         noise = math.sqrt(abs(step) / (self.source.size * max(elasticity, 0.1)))
         width = 2.0 * (abs(step) * min(abs(step) + previous, 1.0) + noise)
-        width = (width + 4.0 / self.source.size) * 4.0 ** max(tries - 3, 0)
+        width = (width + _WANTED / self.source.size) * 4.0 ** max(tries - 3, 0)
         price = _log(last.price) + step
         # Inside the bracket as far as it is known, and in its middle when that is slow to close.
         low = -math.inf if self._low is None else _log(self._low.price)
@@ -508,7 +509,7 @@ def presolve(
         if abs(_log(point.demand) - _log(budget)) < 1e-3:
             break
         if low is None or high is None:
-            if high is not None and price < 1e-290 or low is not None and price > 1e290:
+            if (high is not None and price < 1e-290) or (low is not None and price > 1e290):
                 break
             price = price * factor if high is None else price / factor
             factor = min(factor * factor, 1e16)

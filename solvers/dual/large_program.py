@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from clearopt.program import Program
-from clearopt.solvers.dual.blocks import ArraySource, Block, Source, compact, traceable
-from clearopt.solvers.dual.core import followers
-from clearopt.solvers.dual.blocks import Group
+from clearopt.solvers.dual.blocks import ArraySource, Block, Group, Source, compact, traceable
+from clearopt.solvers.dual.core import followers, next_tokens
 from clearopt.solvers.dual.large import Infeasible, LargeRow
 from clearopt.sums import accurate_sum
 from clearopt.validation import FloatArray
@@ -103,29 +102,31 @@ def spend_the_rest(
     """Spend what the linear model of demand has left, or take back what it has overspent.
 
     Spread over many fractional purchases, in proportion, it costs a second-order little of what
-    equal marginal utilities are worth; the last rounding error goes to one query alone.
+    equal marginal utilities are worth; the last rounding error goes to one query alone. Whole
+    tokens go where the next one adds most.
     """
     left = budget - accurate_sum(coefficient * tokens)
-    if left == 0 or (left > 0 and not priced):
-        return
     for block in source.blocks():
-        columns = block.host.full(block.count)
+        if left == 0 or (left > 0 and not priced):
+            return
+        group = Group(block.kind, block.host.full(block.count))
         held = tokens[block.index].copy()
-        able = followers(Group(block.kind, columns), held)
-        able &= (held < columns.upper) & (columns.coefficient > 0) & (columns.weight > 0)
-        spent = float(np.sum((columns.coefficient * held)[able]))
-        if not able.any() or spent <= 0:
-            continue
-        share = min(max(left / spent, -1e-3), 1e-3)
-        held[able] = np.minimum(held[able] * (1.0 + share), columns.upper[able])
-        tokens[block.index] = held
-        left = budget - accurate_sum(coefficient * tokens)
-        if abs(left) <= 1e-9 * spent:
-            largest = int(np.argmax(np.where(able, columns.coefficient * held, 0.0)))
+        able = followers(group, held)
+        spent = float(np.sum((group.columns.coefficient * held)[able]))
+        if spent > 0:
+            held[able] *= 1.0 + min(max(left / spent, -1e-3), 1e-3)
+            tokens[block.index] = held
+            left = budget - accurate_sum(coefficient * tokens)
+            largest = int(np.argmax(np.where(able, group.columns.coefficient * held, 0.0)))
             for _ in range(4):
-                if left >= 0:
-                    return
-                held[largest] += left * (1 + 1e-15) / columns.coefficient[largest]
+                if left >= 0 or abs(left) > 1e-9 * spent:
+                    break
+                held[largest] += left * (1 + 1e-15) / group.columns.coefficient[largest]
                 tokens[block.index] = held
                 left = budget - accurate_sum(coefficient * tokens)
-            return
+            if 0 <= left <= 1e-9 * spent:
+                return
+        elif left > 0 and group.columns.integer is not None:
+            next_tokens(group, held, left)
+            tokens[block.index] = held
+            left = budget - accurate_sum(coefficient * tokens)
