@@ -181,41 +181,33 @@ def _exchange(
 
 
 def _whole_tokens(group: Group, held: FloatArray, room: float, cheap: float) -> float:
-    """Spend `room` on whole tokens that would be bought at lower prices, the best first."""
+    """Spend `room` on what whole tokens would be bought down to the cheap price, the best first."""
     columns, spent = group.columns, 0.0
     seen, most = response_in_numpy(group.kind, columns, cheap)
     whole = np.broadcast_to(columns.integer, held.shape)
     with np.errstate(all="ignore"):
         for _ in range(64):
-            # First what completes a purchase, then token by token.
-            for aim in (most, np.minimum(seen.utility.whole_after(held), seen.upper)):
-                step = columns.coefficient * (aim - held)
-                able = whole & (aim > held) & (step <= room - spent)
-                able = np.flatnonzero(able & ((aim is most) | (held >= seen.bend)))
-                if not able.size:
-                    continue
-                value = seen.utility.value_at(seen.utility.excess_of(aim))
-                value = value - seen.utility.value_at(seen.utility.excess_of(held))
-                gain = seen.weight * value - seen.cost * (aim - held)
-                bargain = np.where(step > 0, gain / np.where(step > 0, step, 1.0), np.inf)
-                able = able[gain[able] > 0]
-                able = able[np.argsort(-bargain[able], kind="stable")]
-                taken = able[np.cumsum(step[able]) <= room - spent]
-                held[taken] = aim[taken]
-                spent += float(np.sum(step[taken]))
-                if taken.size:
-                    break
-            else:
+            step = columns.coefficient * (most - held)
+            able = np.flatnonzero(whole & (most > held) & (step > 0) & (step <= room - spent))
+            if not able.size:
                 break
+            value = seen.utility.value_at(seen.utility.excess_of(most))
+            value = value - seen.utility.value_at(seen.utility.excess_of(held))
+            bargain = (seen.weight * value - seen.cost * (most - held))[able] / step[able]
+            able = able[np.argsort(-bargain, kind="stable")]
+            taken = able[np.cumsum(step[able]) <= room - spent]
+            taken = taken if taken.size else able[:1]
+            held[taken] = most[taken]
+            spent += float(np.sum(step[taken]))
     return spent
 
 
-def followers(group: Group, held: FloatArray) -> NDArray[np.bool_]:
-    """Whose fractions of tokens lie on the concave part, within bounds: they follow the price."""
+def followers(group: Group, held: FloatArray, *, whole: bool = False) -> NDArray[np.bool_]:
+    """Who is on the concave part, within bounds, and so follows the price; `whole` tokens too."""
     with np.errstate(all="ignore"):
         seen = see(group.kind, group.columns, np.ones(held.shape, dtype=np.bool_))
     concave = (held >= seen.bend) & (held > seen.lower) & (held < seen.upper)
-    if group.columns.integer is not None:
+    if group.columns.integer is not None and not whole:
         concave &= ~np.broadcast_to(group.columns.integer, held.shape)
     return np.asarray(concave)
 

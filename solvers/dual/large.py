@@ -419,7 +419,7 @@ class LargeRow:
             left -= float(np.sum(step[funded]))
             if not funded.all():
                 left = 0.0  # the first who does not fit is the last: the order is kept
-            bought = np.where(followers(group, many), np.inf, many)
+            bought = np.where(followers(group, many, whole=True), np.inf, many)
             mask = np.full(block.count, np.nan)
             mask[members] = np.where(funded, bought, few)
             return self.source.placed(mask)
@@ -460,8 +460,9 @@ class LargeRow:
             if len(points) > 1 and points[-1].price != points[-2].price:
                 rise = points[-1].demand - points[-2].demand
                 slope = rise / (points[-1].price - points[-2].price)
-            if len(points) == 1 and slope == 0:
-                price = plan.price * (1 - 1e-6)  # is there anybody who follows the price?
+            if len(points) == 1 and slope == 0:  # is there anybody who follows the price?
+                left = (aim - point.demand) / self.budget
+                price = plan.price * (1 - math.copysign(max(abs(left), 1e-6), left))
             elif slope < 0:
                 price = max(price + (aim - 0.25 * _SHORT * self.budget - point.demand) / slope, 0)
             else:
