@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
-from clearopt.solvers.dual.large_program import is_large, solve_large
+from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.rounding import allocate
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
@@ -33,7 +33,8 @@ class Dual(Backend):
 
     Own options:
         node_limit: branch-and-bound nodes at most (default 20 000).
-        engine: "auto" (JAX from some thousand queries on), "jax" or "numpy".
+        engine: "auto" (JAX from some thousand queries on), "jax", "numpy", or "sharded": one plain
+            budget row, its queries spread over all devices of this process.
     """
 
     name = "dual"
@@ -46,8 +47,10 @@ class Dual(Backend):
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         started = time.perf_counter()
         engine = options.extra.get("engine", "auto")
-        if engine not in ("auto", "jax", "numpy"):
-            raise DeclarationError(f"engine = {engine!r}: must be 'auto', 'jax' or 'numpy'")
+        if engine not in ("auto", "jax", "numpy", "sharded"):
+            raise DeclarationError(
+                f"engine = {engine!r}: must be 'auto', 'jax', 'numpy' or 'sharded'"
+            )
         nodes = options.extra.get("node_limit", 20_000)
         if not isinstance(nodes, int) or nodes < 1:
             raise DeclarationError(f"node_limit = {nodes!r}: must be a whole number, at least 1")
@@ -61,12 +64,15 @@ class Dual(Backend):
                 **found,
             )
 
-        if is_large(program, engine):
+        if engine == "sharded" and not is_plain(program):
+            raise UnsupportedProblemError(NOT_PLAIN.format("engine = 'sharded'"))
+        if engine == "sharded" or is_large(program, engine):
             found = self._solve_large(program, options, started)
             if found is not None:
                 large = finish(**found)
-                if large.status == "optimal" or found["message"]:
+                if large.status == "optimal" or found["message"] or engine == "sharded":
                     return large
+        engine = "auto" if engine == "sharded" else engine
         try:
             seen = view(program)
         except Unbounded as reason:
@@ -95,7 +101,13 @@ class Dual(Backend):
         warm = None if options.warm_start is None else options.warm_start.row_prices
         start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
         with Ticker(self.name, verbose=options.verbose) as ticker:
-            return solve_large(program, deadline=started + limit, start=start, tell=ticker.say)
+            return solve_large(
+                program,
+                deadline=started + limit,
+                start=start,
+                tell=ticker.say,
+                sharded=options.extra.get("engine") == "sharded",
+            )
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:

@@ -12,10 +12,15 @@ from clearopt.program import Program
 from clearopt.solvers.dual.blocks import ArraySource, Block, Group, Source, compact, traceable
 from clearopt.solvers.dual.core import followers, next_tokens
 from clearopt.solvers.dual.large import Infeasible, LargeRow
+from clearopt.solvers.dual.sharding import ShardedSource
 from clearopt.sums import accurate_sum
 from clearopt.validation import FloatArray
 
 LARGE_FROM = 20_000  # queries
+NOT_PLAIN = (
+    "{} takes one budget row, <=, with coefficients and costs of at least 0, and S-shaped "
+    "utilities that JAX can trace; no floors, choices, cost curves or semicontinuous tokens"
+)
 
 
 def is_large(program: Program, engine: str) -> bool:
@@ -70,11 +75,20 @@ def solve_large(
     start: float | None,
     tell: Callable[[str], None],
     places: int | None = None,
+    sharded: bool = False,
+    exact: bool = False,
 ) -> dict[str, Any] | None:
-    """What `make_solution` needs of a plain program; None where its lower bounds do not fit."""
+    """What `make_solution` needs of a plain program; None where its lower bounds do not fit.
+
+    With `sharded` the queries are spread over all devices that this process has. `exact` spends the
+    budget at equal marginal utility to the last digits, by two or three passes more.
+    """
     coefficient = compact(coefficient_of(program))
     budget = budget_of(program, coefficient)
-    source = ArraySource(program, coefficient, places)
+    local = ArraySource(program, coefficient, places)
+    source: Source = local
+    if sharded:
+        source = ShardedSource(program, coefficient, places=places)
     tokens = np.empty(program.n)
 
     def keep(block: Block, found: FloatArray) -> None:
@@ -82,17 +96,17 @@ def solve_large(
 
     run = LargeRow(source, budget, deadline=deadline, tell=tell)
     try:
-        found = run.solve(keep, start=start)
+        found = run.solve(keep, start=start, exact=exact)
     except Infeasible:
         return None
     if math.isfinite(budget):
-        spend_the_rest(source, coefficient, tokens, budget, priced=found.price > 0)
+        spend_the_rest(local, coefficient, tokens, budget, priced=found.price > 0)
     return {
         "allocation": tokens,
         "bound": program.offset + found.bound,
         "row_prices": np.full(program.rows.shape[0], found.price),
         "message": found.message,
-        "statistics": {"nodes": 1, "engine": "jax", **found.statistics},
+        "statistics": {"nodes": 1, "engine": "sharded" if sharded else "jax", **found.statistics},
     }
 
 
