@@ -17,6 +17,7 @@ from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
+from clearopt.solvers.dual.price_interval import price_interval
 from clearopt.solvers.dual.rounding import allocate
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, ascend, first_prices
@@ -153,7 +154,19 @@ def _solve_one_row(
         "message": ""
         if outcome.stopped in ("closed", "infeasible")
         else f"stopped at the {outcome.stopped}",
-        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
+        "statistics": {
+            "nodes": outcome.nodes,
+            "core": outcome.core,
+            "engine": queries.engine,
+            "price_interval": tuple(
+                sorted(
+                    sign * end
+                    for end in (
+                        price_interval(row, price) if price == outcome.price else (price, price)
+                    )
+                )
+            ),
+        },
     }
 
 

@@ -168,7 +168,7 @@ def rows(*terms: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------- compiled
-_QUESTIONS = {"measure": measure, "straddle": straddle, "commit": commit}
+_QUESTIONS: dict[str, Any] = {"measure": measure, "straddle": straddle, "commit": commit}
 
 
 @cache
@@ -184,7 +184,8 @@ def compiled(question: str, kind: Any, sharding: Any = None) -> Any:
 
     if sharding is None:
         return jax.jit(ask)
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    of: Any = jax.sharding
+    everywhere = of.NamedSharding(sharding.mesh, of.PartitionSpec())
     outputs = everywhere if question == "measure" else (everywhere, sharding)
     return jax.jit(ask, out_shardings=outputs)
 

@@ -278,8 +278,8 @@ class LargeRow:
             if found.at_dear > self.budget and dear > 1e299:
                 raise Infeasible
             if found.at_cheap <= self.budget and cheap < 1e-299:
-                free = 0.0 if self._demand(0.0).demand <= self.budget else cheap
-                return _Plan(free, free, interval=(0.0, free))
+                least = 0.0 if self._demand(0.0).demand <= self.budget else cheap
+                return _Plan(least, least, interval=(0.0, least))
             if tries >= _TRIES:
                 raise OutOfTime
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from clearopt.program import Program
-from clearopt.solvers.dual.blocks import ArraySource, Block, Group, Source, compact, traceable
+from clearopt.solvers.dual.blocks import (
+    BLOCK,
+    ArraySource,
+    Block,
+    Group,
+    Source,
+    compact,
+    traceable,
+)
 from clearopt.solvers.dual.core import followers, next_tokens
 from clearopt.solvers.dual.large import Infeasible, LargeRow
 from clearopt.solvers.dual.sharding import ShardedSource
@@ -85,10 +93,11 @@ def solve_large(
     """
     coefficient = compact(coefficient_of(program))
     budget = budget_of(program, coefficient)
-    local = ArraySource(program, coefficient, places)
-    source: Source = local
+    source: Source
     if sharded:
         source = ShardedSource(program, coefficient, places=places)
+    else:
+        source = ArraySource(program, coefficient, places)
     tokens = np.empty(program.n)
 
     def keep(block: Block, found: FloatArray) -> None:
@@ -100,7 +109,8 @@ def solve_large(
     except Infeasible:
         return None
     if math.isfinite(budget):
-        spend_the_rest(local, coefficient, tokens, budget, priced=found.price > 0)
+        rest = ArraySource(program, coefficient, BLOCK)
+        spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
     return {
         "allocation": tokens,
         "bound": program.offset + found.bound,

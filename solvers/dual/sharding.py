@@ -56,7 +56,7 @@ class ShardedSource:
     ) -> None:
         import jax
 
-        self._jax = jax
+        self._jax: Any = jax
         chosen = list(jax.devices()) if devices is None else list(devices)
         # Each process's shards lie together, so that its part of an array is one stretch.
         chosen.sort(key=lambda device: (device.process_index, device.id))
@@ -69,8 +69,9 @@ class ShardedSource:
                 f"devices: the processes use {', '.join(map(str, each))} of them; every process "
                 "must use equally many, and at least one"
             )
-        mesh = jax.sharding.Mesh(np.array(chosen), (AXIS,))
-        self.sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+        of = self._jax.sharding
+        mesh = of.Mesh(np.array(chosen), (AXIS,))
+        self.sharding = of.NamedSharding(mesh, of.PartitionSpec(AXIS))
         self.rank = jax.process_index()
         self.local = ArraySource(program, coefficient, places or _PLACES)
         self.size = sum(self.gathered(program.n))
