@@ -46,7 +46,7 @@ def make_solution(
     feasibility: Feasibility | None = None
     objective, utilities, funded = math.nan, None, None
     if allocation is not None:
-        allocation = np.array(allocation, dtype=np.float64) + 0.0  # no -0.0
+        allocation = np.asarray(allocation, dtype=np.float64) + 0.0  # a copy, without -0.0
         feasibility = check_feasibility(program, allocation)
         if not feasibility.ok:
             message = (

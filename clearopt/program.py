@@ -164,9 +164,9 @@ class Program:
     def __post_init__(self) -> None:
         n, rows = self.n, self.rows.shape[0]
         defaults = {
-            "semicontinuous": np.zeros(n, dtype=np.bool_),
-            "choice": np.full(n, -1, dtype=np.intp),
-            "curve_cost": np.zeros(n),
+            "semicontinuous": np.broadcast_to(np.bool_(False), (n,)),
+            "choice": np.broadcast_to(np.intp(-1), (n,)),
+            "curve_cost": np.broadcast_to(0.0, (n,)),
             "curve_rows": sparse.csr_array((rows, n)),
         }
         for name, default in defaults.items():
@@ -234,7 +234,8 @@ class Program:
 
     def activity_size(self, tokens: FloatArray) -> FloatArray:
         """What the terms of every row add up to in size, (K,): the scale of its rounding."""
-        size = abs(self.rows) @ np.abs(tokens)
+        positive = self.rows.nnz == 0 or float(self.rows.data.min()) >= 0
+        size = (self.rows if positive else abs(self.rows)) @ np.abs(tokens)
         if self.curve_rows.nnz:
             size = size + abs(self.curve_rows) @ self.curve_value(tokens)
         return size
@@ -242,7 +243,8 @@ class Program:
     def gains(self, tokens: FloatArray, utilities: FloatArray | None = None) -> FloatArray:
         """Each query's part of the objective, (n,); `utilities` where they are known already."""
         gains = self.weight * (self.utility(tokens) if utilities is None else utilities)
-        gains -= self.cost * tokens
+        if self.cost.any():
+            gains -= self.cost * tokens
         if self.curve_cost.any():
             gains = gains - self.curve_cost * self.curve_value(tokens)
         return gains
