@@ -19,6 +19,7 @@ from clearopt.solvers.dual.kernels import response_in_numpy, see
 from clearopt.validation import FloatArray
 
 _SAME_PRICE = 2e-15  # relative distance of prices that are one price
+_LINEAR = 0.05  # relative change of price within which demand is taken to be linear
 _PAIRED = 256  # undecided queries of which any two may change sides
 _SHRINK = 6  # halvings after which those who no longer differ are left out
 
@@ -140,6 +141,8 @@ def _exchange(
     room^2 / (2 |slope|) of what the bound promises, overspending likewise; where nobody follows
     the price it stays unspent. A query on the other side than its price says costs its surplus.
     """
+    if not groups:
+        return room
     surplus, step, on, amounts, place = [], [], [], [], []
     for number, (group, held) in enumerate(zip(groups, tokens, strict=True)):
         with np.errstate(all="ignore"):
@@ -162,8 +165,9 @@ def _exchange(
     change = np.r_[0.0, np.where(state, width[nearest], -width[nearest])]
 
     def cost(left: FloatArray) -> FloatArray:
-        if slope < 0:
-            return np.asarray(left * left / (-2.0 * slope))
+        if slope < 0:  # as far as demand is next to linear
+            near = np.abs(left) <= _LINEAR * price * -slope
+            return np.where(near | (left == room), left * left / (-2.0 * slope), np.inf)
         return np.where(left >= 0, price * left, np.inf)
 
     total = loss[:, None] + loss[None, :] + cost(room + change[:, None] + change[None, :])

@@ -151,8 +151,7 @@ class LargeRow:
             plan = self._search(start)
         except OutOfTime:
             message = "stopped at the time limit"
-            high = self._high or _Point(1e300, 0.0)
-            plan = _Plan(high.price, high.price, interval=(high.price, high.price))
+            plan = self._retreat()
         if exact or plan.ties is not None:
             plan = self._spend_exactly(plan)
         sums = self._commit(plan, sink)
@@ -447,7 +446,7 @@ class LargeRow:
             return plan
         aim = self.budget * (1 - _KEEP)
         points: list[_Point] = []
-        best, price, slope = plan, plan.spent_at, plan.slope
+        best, price, slope = self._retreat(), plan.spent_at, plan.slope
         for _ in range(6):
             if price < 0:
                 break
@@ -470,6 +469,15 @@ class LargeRow:
             else:
                 break
         return best
+
+    def _retreat(self) -> _Plan:
+        """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""
+        high = self._high or _Point(1e300, 0.0)
+        return _Plan(high.price, high.price, interval=(high.price, high.price))
+
+    def retreat(self, sink: Sink) -> None:
+        """Hand on purchases that fit, where those of `solve` do not and could not be mended."""
+        self._commit(self._retreat(), sink)
 
     def _committed(self, plan: _Plan, sums: FloatArray, message: str) -> Committed:
         gain, size, charge, value, value_size = sums.tolist()

@@ -111,6 +111,8 @@ def solve_large(
     if math.isfinite(budget):
         rest = ArraySource(program, coefficient, BLOCK)
         spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
+        if accurate_sum(coefficient * tokens) > budget * (1 + 1e-10):
+            run.retreat(keep)
     return {
         "allocation": tokens,
         "bound": program.offset + found.bound,
@@ -138,7 +140,9 @@ def spend_the_rest(
         able = followers(group, held)
         spent = float(np.sum((group.columns.coefficient * held)[able]))
         if spent > 0:
-            held[able] *= 1.0 + min(max(left / spent, -1e-3), 1e-3)
+            changed = held[able] * (1.0 + min(max(left / spent, -1e-3), 1e-3))
+            bounds = group.columns.lower[able], group.columns.upper[able]
+            held[able] = np.clip(changed, *bounds)
             tokens[block.index] = held
             left = budget - accurate_sum(coefficient * tokens)
             largest = int(np.argmax(np.where(able, group.columns.coefficient * held, 0.0)))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import clearopt as co
@@ -149,6 +149,7 @@ query = st.tuples(
     st.integers(1, 40),
     st.one_of(st.just(0.0), logs(-6, 8)),
 )
+@example(co.CumulativeSurge, [(1.0, 0.0, 1.0, 0.0, math.inf, 1.0)], 1, 100.0)  # nobody jumps
 @pytest.mark.filterwarnings("ignore::clearopt.errors.ScaleWarning")
 def test_twelve_orders_of_magnitude(family, queries, copies, budget):
     # Two queries more, so that no column is the same for all: one compilation serves all examples.
