@@ -1,36 +1,61 @@
-"""One budget row: what a certified solve costs, in passes, and beside other solvers.
+"""One budget row: what a certified solve costs, in passes and in memory, beside other methods.
 
-    python benchmarks/one_row.py [--largest 1000000] [--general]
+    python benchmarks/one_row.py [--largest 1000000] [--general] [--parquet]
 
-A *pass* is one evaluation of every query's best response at one price over the same arrays (after
-compilation): the least any price-based method must pay several times. Times are medians over
-repeats in one process; a gap stands beside every time. `--general` adds SCIP and CVXPY at small n.
+Every size runs in a process of its own, after a small solve that compiles. Times are medians over
+repeats; a gap stands beside every time. Units, measured in the same process over the same arrays:
+
+- a *pass*: every query's best response at one price, with its sums (the kernel `measure`), the
+  least that any price-based method must pay several times;
+- *utilities*: U(b) alone for every query, compiled by JAX; *reading*: adding every array up once.
+
+Memory is the peak of the process over what it held before the user's arrays were made, with these
+arrays counted in, as a multiple of them (scale, threshold, rate; the cap is one number): once after
+the declaration, once after the solve. `--general` adds SCIP, CVXPY and HiGHS (a menu of 50 amounts
+a query, a MILP) at n = 10 and 100.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.special import lambertw
 
 import clearopt as co
-from clearopt.solvers.dual import one_row_program
-from clearopt.solvers.dual.separable import separate
+
+UPPER = 4096.0
+SLOWEST_BISECTION = 1_000_000  # queries
+
+
+def draw(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    rng = np.random.default_rng(seed)
+    scale, threshold = rng.uniform(0.2, 1, n), rng.uniform(5, 100, n)
+    rate = 10 ** rng.uniform(-2, 0, n)
+    return scale, threshold, rate, 0.3 * float(threshold.sum() + (3 / rate).sum())
 
 
 def declare(n: int, seed: int = 0) -> co.Problem:
-    rng = np.random.default_rng(seed)
-    threshold, rate = rng.uniform(5, 100, n), 10 ** rng.uniform(-2, 0, n)
-    tokens = co.Allocation(n, upper=4096)
-    accuracy = co.CumulativeSurge(rng.uniform(0.2, 1, n), threshold, rate)(tokens)
-    budget = 0.3 * float((threshold + 3 / rate).sum())
+    return declared(*draw(n, seed))
+
+
+def declared(scale: Any, threshold: Any, rate: Any, budget: float) -> co.Problem:
+    tokens = co.Allocation(len(scale), upper=UPPER)
+    accuracy = co.CumulativeSurge(scale, threshold, rate)(tokens)
     return co.Problem(co.Maximize(co.sum(accuracy)), [(co.sum(tokens) <= budget).named("budget")])
 
 
-def timed(action: Callable[[], object], repeats: int) -> tuple[float, object]:
+def timed(action: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     seconds, result = [], None
     for _ in range(repeats):
         start = time.perf_counter()
@@ -39,48 +64,205 @@ def timed(action: Callable[[], object], repeats: int) -> tuple[float, object]:
     return statistics.median(seconds), result
 
 
-def one_pass(problem: co.Problem, price: float, repeats: int) -> float:
-    queries = separate(problem.program)
-    row, _ = one_row_program(problem.program, queries)
+# -------------------------------------------------------------------------------- units
+def units(program: Any, price: float, repeats: int) -> dict[str, float]:
+    """Seconds of a pass, of evaluating all utilities, and of reading the arrays."""
+    import jax
 
-    def evaluate() -> object:
-        return queries.totals(price, row.coefficient, queries.lower, queries.upper)
+    from clearopt.solvers.dual.blocks import ArraySource
+    from clearopt.solvers.dual.kernels import compiled
 
-    evaluate()  # compiles
-    return timed(evaluate, repeats)[0]
+    source = ArraySource(program, np.ones(()))
+    family = program.utilities[0].family
+
+    @jax.jit
+    def utilities(parameters: Any, tokens: Any) -> Any:
+        utility = family.kind.from_parameters(*parameters)
+        return utility.value_at(utility.excess_of(tokens)).sum()
+
+    def over(ask: Callable[[Any], Any]) -> None:
+        with jax.enable_x64(True):
+            waiting = [ask(block) for block in source.blocks()]
+            for answer in waiting:
+                np.asarray(answer)
+
+    def a_pass() -> None:
+        over(lambda b: compiled("measure", b.kind)(b.columns, b.valid, price))
+
+    def all_utilities() -> None:
+        over(lambda b: utilities(b.columns.parameters, b.columns.parameters[1] * 1.5))
+
+    for action in (a_pass, all_utilities):
+        action()
+    return {
+        "pass": timed(a_pass, repeats)[0],
+        "utilities": timed(all_utilities, repeats)[0],
+        "reading": timed(lambda: [p.sum() for p in family.parameters], repeats)[0],
+    }
+
+
+def peak() -> float:
+    """Peak resident bytes since the last `forget_peak` (Linux; NaN elsewhere)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return math.nan
+    line = next(t for t in status.read_text().splitlines() if t.startswith("VmHWM"))
+    return 1024.0 * int(line.split()[1])
+
+
+def forget_peak() -> None:
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
+# -------------------------------------------------------------------------------- bisection
+def bisection(scale: Any, threshold: Any, rate: Any, budget: float) -> tuple[float, float]:
+    """(objective, bound): the price by bisection in NumPy, its demand by SciPy's Lambert W."""
+    top = scale * rate / math.e
+
+    def respond(price: float) -> tuple[np.ndarray, np.ndarray]:
+        inside = price < top
+        ratio = np.where(inside, price / (scale * rate), 1 / math.e)
+        y = np.maximum(-lambertw(-ratio, -1).real, 1.0)
+        tokens = np.minimum(threshold + y / rate, UPPER)
+        excess = rate * np.maximum(tokens - threshold, 0.0)
+        utility = scale * (1 - (1 + excess) * np.exp(-excess))
+        funded = inside & (utility >= price * tokens)
+        return np.where(funded, tokens, 0.0), np.where(funded, utility, 0.0)
+
+    low, high = 0.0, float(top.max())
+    while high - low > 1e-12 * high:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if respond(middle)[0].sum() <= budget else (middle, high)
+    tokens, utility = respond(high)
+    return float(utility.sum()), float((utility - high * tokens).sum() + high * budget)
+
+
+# -------------------------------------------------------------------------------- a menu
+def menu(scale: Any, threshold: Any, rate: Any, budget: float, seconds: float) -> tuple[float, str]:
+    """(objective, what it says): HiGHS on 50 amounts a query, one of which is chosen."""
+    from scipy import optimize, sparse
+
+    y = np.r_[0.0, np.geomspace(0.5, 12.0, 49)]
+    amounts = np.minimum(threshold[:, None] + y / rate[:, None], UPPER)
+    amounts[:, 0] = 0.0
+    values = np.asarray(
+        co.CumulativeSurge(scale[:, None].ravel(), threshold, rate).value(amounts.T)
+    ).T
+    n, points = amounts.shape
+    once = sparse.kron(sparse.eye_array(n), np.ones((1, points)))
+    answer = optimize.milp(
+        -values.ravel(), integrality=1, bounds=optimize.Bounds(0, 1),
+        constraints=[optimize.LinearConstraint(once, 1, 1),
+                     optimize.LinearConstraint(amounts.reshape(1, -1), -np.inf, budget)],
+        options={"time_limit": seconds, "mip_rel_gap": 1e-6},
+    )  # fmt: skip
+    found = -float(answer.fun) if answer.x is not None else math.nan
+    return found, "menu solved" if answer.status == 0 else "time limit"
+
+
+# -------------------------------------------------------------------------------- one size
+def one_size(n: int, with_bisection: bool) -> dict[str, Any]:
+    """Everything at one n, in this process."""
+    repeats = 5 if n <= 100_000 else 3
+    for small in (min(n, 20_000), 600_000 if n >= 2**19 else 20_000):
+        declare(small).solve()  # compiles, for both sizes of blocks
+    forget_peak()
+    before = peak()
+    arrays = draw(n)
+    held = sum(array.nbytes for array in arrays[:3])
+    forget_peak()
+    seconds, problem = timed(lambda: declared(*arrays), 1)
+    found: dict[str, Any] = {
+        "n": n, "declare": seconds, "memory declared": (peak() - before) / held
+    }  # fmt: skip
+    forget_peak()
+    solution = problem.solve()
+    found["memory solved"] = (peak() - before) / held
+    found["solve"], solution = timed(problem.solve, repeats)
+    found |= {"gap": solution.gap, "status": solution.status,
+              "evaluations": solution.statistics.get("passes")}  # fmt: skip
+    found["units"] = units(problem.program, float(solution.prices["budget"]), repeats)
+    if with_bisection:
+        found["bisection"], (objective, bound) = timed(lambda: bisection(*arrays), 1)
+        found["bisection gap"] = (bound - objective) / bound
+    return found
+
+
+def report(found: dict[str, Any]) -> None:
+    unit = found["units"]
+
+    def line(method: str, seconds: float, gap: float, status: str, more: str = "") -> None:
+        ratios = " ".join(f"{seconds / unit[name]:>9.0f}" for name in unit)
+        print(f"{found['n']:>9} {method:<10} {seconds:>9.3g} {ratios} {gap:>9.1e}  {status}{more}")
+
+    memory = f"{found['memory declared']:.1f}, {found['memory solved']:.1f} x the arrays"
+    asked = "" if found["evaluations"] is None else f", {found['evaluations']} evaluations"
+    line("dual", found["solve"], found["gap"], found["status"], f"; memory {memory}{asked}")
+    if "bisection" in found:
+        line("bisection", found["bisection"], found["bisection gap"], "no proof of its own")
+    nanoseconds = ", ".join(f"{k} {1e9 * v / found['n']:.3g}" for k, v in unit.items())
+    print(f"{'':>9} declared in {found['declare']:.3g} s; ns a query: {nanoseconds}")
+
+
+def general(n: int) -> None:
+    arrays = draw(n)
+    problem = declared(*arrays)
+    best = problem.solve()
+    for solver in ("dual", "scip", "cvxpy"):
+        seconds, solution = timed(lambda s=solver: problem.solve(s, time_limit=60), 1)
+        print(f"{n:>9} {solver:<10} {seconds:>9.3g} {'':>29} {solution.gap:>9.1e}  "
+              f"{solution.status}")  # fmt: skip
+    seconds, (objective, says) = timed(lambda: menu(*arrays, seconds=60.0), 1)
+    gap = (best.bound - objective) / best.bound
+    print(f"{n:>9} {'HiGHS menu':<10} {seconds:>9.3g} {'':>29} {gap:>9.1e}  {says}")
+
+
+def from_parquet(n: int) -> None:
+    import polars
+
+    scale, threshold, rate, budget = draw(n)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "queries.parquet"
+        frame = polars.DataFrame({"scale": scale, "threshold": threshold, "rate": rate})
+        frame.write_parquet(path, row_group_size=100_000)
+        del frame, scale, threshold, rate
+        forget_peak()
+        before = peak()
+        result = co.solve_parquet(
+            path, Path(folder) / "out.parquet", budget=budget, upper=UPPER, chunk=2**18
+        )
+        print(
+            f"{n:>9} {'parquet':<10} {result.seconds:>9.3g} {'':>29} {result.gap:>9.1e}  "
+            f"{result.status}; {(peak() - before) / 1e6:.0f} MB on top of {before / 1e6:.0f}, "
+            f"{result.passes} evaluations, compiling included"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=1_000_000)
     parser.add_argument("--general", action="store_true")
+    parser.add_argument("--parquet", action="store_true")
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one child's work
     arguments = parser.parse_args()
-    columns = f"{'declare s':>10} {'solve s':>10} {'passes':>7} {'gap':>9}  status"
-    print(f"{'n':>9} {'solver':<9} {columns}")
-    for n in (10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000):
-        if n > arguments.largest:
-            break
-        repeats = 5 if n <= 10_000 else 3
-        declared, problem = timed(lambda n=n: declare(n), 1)
-        assert isinstance(problem, co.Problem)
-        price = problem.solve(solver="price").prices["budget"]  # also compiles
-        a_pass = one_pass(problem, float(price), repeats)
-        for solver in ("dual", "price"):
-            problem.solve(solver=solver)
-            seconds, solution = timed(lambda s=solver, p=problem: p.solve(solver=s), repeats)
-            assert isinstance(solution, co.Solution)
-            passes = seconds / a_pass
-            print(
-                f"{n:>9} {solver:<9} {declared:>10.3g} {seconds:>10.3g} {passes:>7.0f} "
-                f"{solution.gap:>9.1e}  {solution.status}"
-            )
-        if arguments.general and n <= 100:
-            for solver in ("scip", "cvxpy"):
-                solution = problem.solve(solver=solver, time_limit=60)
-                print(
-                    f"{n:>9} {solver:<9} {declared:>10.3g} {solution.seconds:>10.3g} {'':>7} "
-                    f"{solution.gap:>9.1e}  {solution.status}"
-                )
+    if arguments.size is not None:
+        found = one_size(arguments.size, arguments.size <= SLOWEST_BISECTION)
+        print(json.dumps(found, default=float))
+        return
+    print(f"{'n':>9} {'method':<10} {'seconds':>9} {'/ pass':>9} {'/ utils':>9} {'/ read':>9} "
+          f"{'gap':>9}  status")  # fmt: skip
+    for n in (20_000, 100_000, 1_000_000, 10_000_000):
+        if n <= arguments.largest:
+            command = [sys.executable, __file__, "--size", str(n)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            report(json.loads(done.stdout.splitlines()[-1]))
+    if arguments.general:
+        for n in (10, 100):
+            general(n)
+    if arguments.parquet:
+        from_parquet(arguments.largest)
 
 
 if __name__ == "__main__":

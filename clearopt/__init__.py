@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from clearopt.solution import Solution
     from clearopt.solvers import Backend
     from clearopt.solvers import available_solvers as solvers
+    from clearopt.streaming import solve_parquet as solve_parquet
     from clearopt.utilities import (
         BestOfN,
         CostCurve,
@@ -98,6 +99,7 @@ _HOME = {
     "load": "files",
     "mean": "grouping",
     "save": "files",
+    "solve_parquet": "streaming",
     "sum": "grouping:sum_",
 }
 
@@ -142,6 +144,7 @@ __all__ = [
     "load",
     "mean",
     "save",
+    "solve_parquet",
     "solvers",
     "sum",
 ]
@@ -149,7 +152,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("solvers", "formulations"):
+    if name in ("solvers", "formulations", "sharded"):
         return importlib.import_module(f"clearopt.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'clearopt' has no attribute {name!r}")

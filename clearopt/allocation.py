@@ -54,8 +54,9 @@ class Allocation(Expression):
         high = as_float_array(upper, "Allocation: upper", allow_infinite=True)
         require(low, low >= 0, "Allocation: lower", "must be at least 0 tokens")
         require(high, high >= 0, "Allocation: upper", "must be at least 0 tokens")
-        self.lower = np.array(broadcast_to_length(low, n, "Allocation: lower"))
-        self.upper = np.array(broadcast_to_length(high, n, "Allocation: upper"))
+        # Views: a number for all takes no memory.
+        self.lower = broadcast_to_length(low, n, "Allocation: lower")
+        self.upper = broadcast_to_length(high, n, "Allocation: upper")
         self.integer = _mask(integer, n, "integer")
         self.semicontinuous = _mask(semicontinuous, n, "semicontinuous")
         require(
@@ -71,7 +72,12 @@ class Allocation(Expression):
             "leaves no whole number of tokens above the lower bound of the same query",
         )
         super().__init__(
-            {self: identity(n)}, {}, np.zeros(n), scalar=False, text=self.name, entrywise=True
+            {self: identity(n)},
+            {},
+            np.broadcast_to(0.0, (n,)),
+            scalar=False,
+            text=self.name,
+            entrywise=True,
         )
 
 
@@ -81,4 +87,6 @@ def _mask(given: Any, n: int, argument: str) -> NDArray[np.bool_]:
         raise DeclarationError(
             f"Allocation: {argument} must be True, False or a mask of length {n}, got {given!r}"
         )
+    if flags.ndim == 0:
+        return np.broadcast_to(flags.astype(bool), (n,))
     return broadcast_to_length(flags.astype(np.float64), n, f"Allocation: {argument}").astype(bool)

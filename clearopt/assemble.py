@@ -46,7 +46,7 @@ def make_solution(
     feasibility: Feasibility | None = None
     objective, utilities, funded = math.nan, None, None
     if allocation is not None:
-        allocation = np.array(allocation, dtype=np.float64) + 0.0  # no -0.0
+        allocation = np.asarray(allocation, dtype=np.float64) + 0.0  # a copy, without -0.0
         feasibility = check_feasibility(program, allocation)
         if not feasibility.ok:
             message = (
@@ -58,7 +58,7 @@ def make_solution(
     if allocation is not None:
         utilities = program.utility(allocation)
         funded = (allocation > 0) & (utilities > 0)
-        objective = program.objective(allocation)
+        objective = program.objective(allocation, utilities)
         # A bound that a checked allocation exceeds is none, whoever claimed it.
         if relative_gap(bound, objective) > max(tolerance, FALSE_BOUND):
             message = (
@@ -66,7 +66,7 @@ def make_solution(
                 "checked objective: it is not a bound and is withheld"
             )
             bound = math.inf
-        # What lies within the feasibility tolerance may be worth a rounding error more than what is.
+        # What lies within the feasibility tolerance may be worth a hair more than what is feasible.
         bound = max(bound, objective)
         proven = certifies and relative_gap(objective, bound) <= max(tolerance, ROUNDING_GAP)
         status = "optimal" if proven else "feasible"

@@ -31,10 +31,12 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
     """Recompute bounds, wholeness, rows and floors at `tokens` (n,)."""
     worst, where = 0.0, "nothing"
 
-    def consider(violations: FloatArray, sizes: FloatArray, what: str) -> None:
+    def consider(violations: FloatArray, sizes: FloatArray | None, what: str) -> None:
+        """`sizes` None: of tokens, at least 1."""
         nonlocal worst, where
-        if violations.size == 0:
+        if violations.size == 0 or not violations.max() > 0:
             return
+        sizes = np.maximum(1.0, np.abs(tokens)) if sizes is None else sizes
         relative = np.maximum(violations, 0.0) / sizes
         k = int(np.argmax(relative))
         if relative[k] > worst:
@@ -42,15 +44,14 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
 
     if not np.all(np.isfinite(tokens)):
         return Feasibility(np.inf, f"tokens[{int(np.argmin(np.isfinite(tokens)))}] is not finite")
-    scale = np.maximum(1.0, np.abs(tokens))
-    below = np.where(program.semicontinuous & (tokens == 0), 0.0, program.lower - tokens)
-    consider(below, scale, "lower bound of query")
-    consider(tokens - program.upper, scale, "upper bound of query")
-    consider(
-        np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0),
-        scale,
-        "wholeness of query",
-    )
+    below = program.lower - tokens
+    if program.semicontinuous.any():
+        below = np.where(program.semicontinuous & (tokens == 0), 0.0, below)
+    consider(below, None, "lower bound of query")
+    consider(np.subtract(tokens, program.upper, out=below), None, "upper bound of query")
+    if program.integer.any():
+        part = np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0)
+        consider(part, None, "wholeness of query")
     if program.rows.shape[0]:
         activity = program.activity(tokens)
         size = np.maximum(np.abs(program.right_hand_side), program.activity_size(tokens))
@@ -63,8 +64,8 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
         level = program.floor_levels
         size = np.maximum(np.abs(level), np.finfo(float).tiny)
         consider(level - program.floors @ program.utility(tokens), size, "floor")
-    chosen = program.choice >= 0
-    if chosen.any():
+    if program.choice.size and int(program.choice.max()) >= 0:
+        chosen = program.choice >= 0
         served = np.bincount(program.choice[chosen], weights=tokens[chosen] > 0)
         consider(np.maximum(served - 1.0, 0.0), np.ones(served.shape), "choice")
     return Feasibility(worst, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def compile_program(
     layout = Layout([objective, *(c.expression for c in rows), *options])
     layout.settle_sums([objective, *(c.expression for c in rows)])
     sign = -1.0 if minimize else 1.0
-    weight = sign * layout.utility_matrix(objective, "objective").toarray().ravel()
+    weight = _dense(layout.utility_matrix(objective, "objective"), sign)
     if (weight < 0).any():
         _refuse_weight(objective, weight, minimize, layout)
     boxes = _Boxes(layout)
@@ -50,7 +51,7 @@ def compile_program(
     choice = _choice_numbers(choices, layout, boxes)
     program = Program(
         weight=weight,
-        cost=0.0 - sign * layout.linear_matrix(objective).toarray().ravel(),
+        cost=_dense(layout.linear_matrix(objective), -sign),
         lower=boxes.lower,
         upper=boxes.upper,
         integer=boxes.integer,
@@ -66,7 +67,7 @@ def compile_program(
         choice=choice,
         curves=layout.curve_blocks(),
         curve_rows=_stack(collected.curve_rows, layout.n),
-        curve_cost=0.0 - sign * layout.curve_matrix(objective).toarray().ravel(),
+        curve_cost=_dense(layout.curve_matrix(objective), -sign),
         minimize=minimize,
         allocations=tuple((a.name, a.length) for a in layout.allocations),
         objective_text=objective.text,
@@ -125,15 +126,26 @@ class _Boxes:
     def __init__(self, layout: Layout) -> None:
         self.name_of = layout.name_of
         allocations = layout.allocations
-        self.lower = np.concatenate([a.lower for a in allocations])
-        self.upper = np.concatenate([a.upper for a in allocations])
-        self.integer = np.concatenate([a.integer for a in allocations])
-        semicontinuous = np.concatenate([a.semicontinuous for a in allocations])
-        self.semicontinuous = semicontinuous & (self.lower > 0)
-        self.declared_lower = np.where(self.semicontinuous, 0.0, self.lower)
-        self.declared_upper = self.upper.copy()
+        self.lower = _end_to_end([a.lower for a in allocations])
+        self.upper = _end_to_end([a.upper for a in allocations])
+        self.integer = _end_to_end([a.integer for a in allocations])
+        self.semicontinuous = _end_to_end([a.semicontinuous for a in allocations])
+        if self.semicontinuous.any():
+            self.semicontinuous = self.semicontinuous & (self.lower > 0)
+        self.declared_lower, self.declared_upper = self.lower, self.upper
+        if self.semicontinuous.any():
+            self.declared_lower = np.where(self.semicontinuous, 0.0, self.lower)
+        self._own = False
+
+    def own(self) -> None:
+        """Make the bounds arrays of our own before any of them changes."""
+        if not self._own:
+            self.lower, self.upper = np.array(self.lower), np.array(self.upper)
+            self.semicontinuous = np.array(self.semicontinuous)
+            self._own = True
 
     def tighten(self, name: str, constraint: Constraint, bounds: BoundEntries) -> None:
+        self.own()
         query, level = bounds.query, bounds.level / bounds.factor
         sense, rising = bounds.sense, bounds.factor > 0
         at_most = (sense == "==") | ((sense == "<=") == rising)
@@ -162,11 +174,14 @@ class _Boxes:
     def make_whole(self) -> None:
         """Round the bounds of whole tokens, and refuse a query that is left with nothing."""
         # A whole limit that was divided by a factor may miss itself by a rounding error.
-        self.lower = np.where(self.integer, np.ceil(self.lower * (1 - 1e-12)), self.lower)
-        self.upper = np.where(self.integer, np.floor(self.upper * (1 + 1e-12)), self.upper)
-        nothing = self.semicontinuous & (self.upper < self.lower)
-        self.lower[nothing], self.upper[nothing] = 0.0, 0.0
-        self.semicontinuous[nothing] = False
+        if self.integer.any():
+            self.lower = np.where(self.integer, np.ceil(self.lower * (1 - 1e-12)), self.lower)
+            self.upper = np.where(self.integer, np.floor(self.upper * (1 + 1e-12)), self.upper)
+        if self.semicontinuous.any():
+            self.own()
+            nothing = self.semicontinuous & (self.upper < self.lower)
+            self.lower[nothing], self.upper[nothing] = 0.0, 0.0
+            self.semicontinuous[nothing] = False
         crossed = self.lower > self.upper
         if crossed.any():
             i = int(np.argmax(crossed))
@@ -238,6 +253,10 @@ class _Rows:
 
 def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) -> NDArray[np.intp]:
     """(n,) which choice each query belongs to, -1 for none; what is forced leaves the others 0."""
+    choices = list(choices)
+    if not choices:
+        return np.broadcast_to(np.intp(-1), (layout.n,))
+    boxes.own()
     number = np.full(layout.n, -1, dtype=np.intp)
     named = np.zeros(layout.n, dtype=np.bool_)
     first = 0
@@ -279,7 +298,23 @@ def _select(matrix: sparse.csr_array, wanted: NDArray[np.bool_]) -> sparse.csr_a
 def _stack(blocks: list[sparse.csr_array], n: int) -> sparse.csr_array:
     if not blocks:
         return sparse.csr_array((0, n))
+    if len(blocks) == 1:
+        return blocks[0]
     return sparse.csr_array(sparse.vstack(blocks, format="csr"))
+
+
+def _dense(row: sparse.csr_array, sign: float) -> FloatArray:
+    """sign * row, (n,); a view of one number where all entries agree."""
+    n, data = row.shape[1], row.data
+    if row.nnz == 0:
+        return np.broadcast_to(0.0, (n,))
+    if row.nnz == n and row.has_canonical_format and bool((data == data[0]).all()):
+        return np.broadcast_to(sign * float(data[0]) + 0.0, (n,))
+    return np.asarray(0.0 + sign * row.toarray().ravel())
+
+
+def _end_to_end(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _check_floor(

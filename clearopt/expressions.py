@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,9 @@ class Expression:
         mapped = Expression(
             {a: _product(matrix, m) for a, m in self.linear.items()},
             {a: _product(matrix, m) for a, m in self.utilities.items()},
-            np.asarray(matrix @ self.constant, dtype=np.float64),
+            np.asarray(matrix @ self.constant, dtype=np.float64)
+            if self.constant.any()
+            else np.broadcast_to(0.0, (matrix.shape[0],)),
             curves={a: _product(matrix, m) for a, m in self.curves.items()},
             scalar=scalar,
             text=text,
@@ -348,14 +351,14 @@ class Expression:
     def apply_utility(self, family: Utility) -> Expression:
         """What `family(self)` means: the vector of utilities of these queries."""
         atom = Atom(family, *self._queries(family, "utility"))
-        return Expression({}, {atom: identity(self.length)}, np.zeros(self.length),
-            **self._applied(family))  # fmt: skip
+        return Expression({}, {atom: identity(self.length)},
+            np.broadcast_to(0.0, (self.length,)), **self._applied(family))  # fmt: skip
 
     def apply_curve(self, family: CostCurve) -> Expression:
         """What `curve(self)` means: the vector of expected costs of these queries."""
         atom = Atom(family, *self._queries(family, "cost curve"))
-        return Expression({}, {}, np.zeros(self.length), curves={atom: identity(self.length)},
-            **self._applied(family))  # fmt: skip
+        return Expression({}, {}, np.broadcast_to(0.0, (self.length,)),
+            curves={atom: identity(self.length)}, **self._applied(family))  # fmt: skip
 
     def _queries(
         self, family: Utility | CostCurve, what: str
@@ -472,12 +475,27 @@ def _current(thing: Any) -> Any:
 
 
 def identity(length: int) -> sparse.csr_array:
-    """The matrix of "every entry itself"; known again by `_product`, which saves it the work."""
-    matrix = sparse.csr_array(
-        (np.ones(length), np.arange(length), np.arange(length + 1)), shape=(length, length)
-    )
-    matrix.is_identity = True
+    """The matrix of "every entry itself"; known again by `_product`, which saves it the work.
+
+    One for all expressions of a length while any of them lives: nobody changes it.
+    """
+    matrix = _IDENTITIES.get(length)
+    if matrix is None:
+        ends = np.arange(length + 1, dtype=np.int32 if length < 2**31 - 1 else np.int64)
+        matrix = sparse.csr_array((np.ones(length), ends[:-1], ends), shape=(length, length))
+        matrix.is_identity = True
+        _IDENTITIES[length] = matrix
     return matrix
+
+
+def row_of_ones(length: int) -> sparse.csr_array:
+    """The matrix of "all entries added up", on the arrays of the identity."""
+    entries = identity(length)
+    ends = np.array([0, length], dtype=entries.indptr.dtype)
+    return sparse.csr_array((entries.data, entries.indices, ends), shape=(1, length))
+
+
+_IDENTITIES: WeakValueDictionary[int, sparse.csr_array] = WeakValueDictionary()
 
 
 def _product(matrix: sparse.csr_array, entries: sparse.csr_array) -> sparse.csr_array:

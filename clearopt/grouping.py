@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clearopt.errors import DeclarationError
-from clearopt.expressions import Expression
+from clearopt.expressions import Expression, row_of_ones
 
 _LONGEST_TEXT = 64  # letters, of labels that are grouped as arrays
 
@@ -44,7 +44,7 @@ def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
     length = expression.length
     if by is None:
         factor = 1.0 / length if mean else 1.0
-        row = sparse.csr_array(np.full((1, length), factor))
+        row = row_of_ones(length) if factor == 1.0 else row_of_ones(length) * factor
         return expression.mapped_by(row, scalar=True, text=f"{name}({expression.text})")
     group, labels = factorize(by, length, f"co.{name}({expression.text}, by=...)")
     sizes = np.bincount(group, minlength=len(labels))

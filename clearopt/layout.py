@@ -65,7 +65,8 @@ class Layout:
 
     def positions(self, atom: Atom[Any]) -> NDArray[np.intp]:
         """Where the atom's queries stand in the program, (m,)."""
-        return atom.index + self._start[id(atom.allocation)]
+        start = self._start[id(atom.allocation)]
+        return atom.index + start if start else atom.index
 
     def name_of(self, query: int) -> str:
         """How a user knows a query: by number, or by allocation where there are several."""
@@ -86,7 +87,7 @@ class Layout:
     def linear_matrix(self, expression: Expression) -> sparse.csr_array:
         """What the expression charges for each query's tokens, (length, n)."""
         parts = [
-            _placed(matrix, matrix.indices + self._start[id(allocation)], self.n)
+            _placed(matrix, _shifted(matrix.indices, self._start[id(allocation)]), self.n)
             for allocation, matrix in expression.linear.items()
         ]
         return _total(parts, (expression.length, self.n))
@@ -131,7 +132,7 @@ class Layout:
     def settle_sums(self, expressions: Sequence[Expression]) -> None:
         """Fix the shares in which several utilities of one query add up: as first asked for."""
         if self.utilities.depth == 1:
-            self.shares[0] = 1.0
+            self.shares = np.broadcast_to(1.0, (1, self.n))
             return
         for expression in expressions:
             weights = np.stack(
@@ -148,6 +149,11 @@ class Layout:
         parts: list[list[sparse.csr_array]] = [[] for _ in range(depth)]
         for atom, matrix in expression.utilities.items():
             positions = self.positions(atom)
+            if depth == 1:
+                whole = atom.index.size == self.n and bool((np.diff(positions) == 1).all())
+                columns = matrix.indices if whole else positions[matrix.indices]
+                parts[0].append(_placed(matrix, columns, self.n))
+                continue
             layer = self.utilities.layer_of(atom)
             for k in np.unique(layer).tolist():
                 there = matrix if (layer == k).all() else _columns(matrix, layer == k)
@@ -198,13 +204,13 @@ class _Stack:
 
     def __init__(self, layout: Layout, atoms: Sequence[Atom[Any]]) -> None:
         self.claims: list[_Claim] = []
-        self.count = np.zeros(layout.n, dtype=np.intp)
+        self.count = np.zeros(layout.n, dtype=np.int16)
         self._layer: dict[int, NDArray[np.intp]] = {}
         for atom in atoms:
             positions = layout.positions(atom)
             if not self.count[positions].any():  # the usual case: nobody was there before
-                self._claim(atom, np.arange(positions.size), positions, 0)
-                self._layer[id(atom)] = np.zeros(positions.size, dtype=np.intp)
+                self._claim(atom, None, positions, 0)
+                self._layer[id(atom)] = np.broadcast_to(np.intp(0), (positions.size,))
                 continue
             layer = np.full(positions.size, -1, dtype=np.intp)
             for claim in self.claims:
@@ -219,10 +225,14 @@ class _Stack:
             self._layer[id(atom)] = layer
 
     def _claim(
-        self, atom: Atom[Any], members: NDArray[np.intp], positions: NDArray[np.intp], layer: int
+        self,
+        atom: Atom[Any],
+        members: NDArray[np.intp] | None,  # None for all
+        positions: NDArray[np.intp],
+        layer: int,
     ) -> None:
-        whole = members.size == atom.index.size
-        family = atom.family if whole else atom.family.take(members)
+        whole = members is None or members.size == atom.index.size
+        family = atom.family if whole or members is None else atom.family.take(members)
         self.claims.append(_Claim(family, positions, layer))
         self.count[positions] += 1
 
@@ -274,6 +284,10 @@ def _columns(matrix: sparse.csr_array, wanted: NDArray[np.bool_]) -> sparse.csr_
     return emptied
 
 
+def _shifted(indices: NDArray[Any], start: int) -> NDArray[Any]:
+    return indices + start if start else indices
+
+
 def _placed(matrix: sparse.csr_array, columns: NDArray[Any], n: int) -> sparse.csr_array:
     """The matrix with each entry's column replaced by `columns`, one an entry."""
     return sparse.csr_array((matrix.data, columns, matrix.indptr), shape=(matrix.shape[0], n))
@@ -281,6 +295,8 @@ def _placed(matrix: sparse.csr_array, columns: NDArray[Any], n: int) -> sparse.c
 
 def _total(parts: list[sparse.csr_array], shape: tuple[int, int]) -> sparse.csr_array:
     """The sum, in a matrix of its own without duplicates or stored zeros."""
+    if len(parts) == 1 and parts[0].has_canonical_format and bool(parts[0].data.all()):
+        return parts[0]
     matrix = parts[0].copy() if parts else sparse.csr_array(shape)
     for part in parts[1:]:
         matrix = sparse.csr_array(matrix + part)

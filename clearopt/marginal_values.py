@@ -14,12 +14,13 @@ from scipy import sparse
 from scipy.optimize import lsq_linear, nnls
 
 from clearopt.prices import Multipliers
-from clearopt.program import Program
+from clearopt.program import PIECE, Program, UtilityBlock
 from clearopt.validation import FloatArray
 
 _BINDING = 1e-7  # relative slack up to which a row counts as binding
 _AT_BOUND = 1e-9  # relative distance up to which tokens are at a bound
 _BESIDE = 1e-9  # relative distance at which one side of a kink is looked at
+_ENOUGH = 4096  # queries whose common price is known well enough
 _DENSE = 5_000_000  # entries up to which least squares are solved as a dense problem
 
 
@@ -107,9 +108,14 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
     Least squares where there are more such queries than multipliers. Whole tokens: U' and C' are
     what one more token adds.
     """
-    more = Slopes.at(program, tokens, 1)
     rows, floors = np.zeros(program.rows.shape[0]), np.zeros(program.floors.shape[0])
     binding, floor_binding = (np.flatnonzero(held) for held in binding_limits(program, tokens))
+    if _may_be_asked_in_pieces(program):
+        if binding.size:
+            rows[binding] = _one_price_in_pieces(program, tokens, binding)
+        unasked = np.broadcast_to(0.0, (program.n,))
+        return Multipliers(rows + 0.0, floors, unasked, unasked)
+    more = Slopes.at(program, tokens, 1)
     if binding.size == 1 and not floor_binding.size:
         rows[binding] = _one_price(program, tokens, more, binding)
     elif binding.size + floor_binding.size:
@@ -138,6 +144,8 @@ def binding_limits(
             abs(program.curve_rows).max(axis=1).toarray().ravel(),
         )
         allowed = np.maximum(allowed, largest)
+    if not program.floors.shape[0]:
+        return slack <= allowed, np.zeros(0, dtype=np.bool_)
     over = program.floors @ program.utility(tokens) - program.floor_levels
     spare = _BINDING * np.maximum(np.abs(program.floor_levels), 1e-300)
     if program.integer.any() and over.size:
@@ -163,21 +171,82 @@ def _one_price(
     program: Program, tokens: FloatArray, more: Slopes, binding: NDArray[np.intp]
 ) -> float:
     """The multiplier of the only binding row: what its next unit buys."""
+    settled, uses = _offers(program, tokens, more, binding)
+    return _offered(settled, uses, program.senses[int(binding[0])])
+
+
+def _offers(
+    program: Program, tokens: FloatArray, more: Slopes, binding: NDArray[np.intp]
+) -> tuple[FloatArray, FloatArray]:
+    """What the row's next unit buys of those who settle it between them, and of all others."""
     fewest, most = bounds_met(program, tokens)
     wanted = _wanted(program, tokens, binding)
     gain = more.gain(program)
     coefficient = more.charged(program, binding).toarray()[0]
     settled = wanted & more.smooth & ~fewest & ~most & (coefficient != 0)
-    if settled.any():  # all equal, to the accuracy of the allocation
-        value = float(np.median(gain[settled] / coefficient[settled]))
-    else:  # at kinks, at bounds, or whole: the best use of the next unit
-        less = Slopes.at(program, tokens, -1)
-        returned = less.charged(program, binding).toarray()[0]
-        up, down = wanted & ~most & (coefficient > 0), wanted & ~fewest & (returned < 0)
-        uses = np.r_[gain[up] / coefficient[up], less.gain(program)[down] / returned[down]]
-        value = float(uses.max()) if uses.size else 0.0
-    sense = program.senses[int(binding[0])]
+    if settled.any():
+        return gain[settled] / coefficient[settled], np.zeros(0)
+    less = Slopes.at(program, tokens, -1)
+    returned = less.charged(program, binding).toarray()[0]
+    up, down = wanted & ~most & (coefficient > 0), wanted & ~fewest & (returned < 0)
+    uses = np.r_[gain[up] / coefficient[up], less.gain(program)[down] / returned[down]]
+    return np.zeros(0), uses
+
+
+def _offered(settled: FloatArray, uses: FloatArray, sense: str) -> float:
+    # At kinks, at bounds, or whole: the best use of the next unit; else all are equal, to the
+    # accuracy of the allocation.
+    best = float(uses.max()) if uses.size else 0.0
+    value = float(np.median(settled)) if settled.size else best
     return max(value, 0.0) if sense == "<=" else min(value, 0.0) if sense == ">=" else value
+
+
+def _may_be_asked_in_pieces(program: Program) -> bool:
+    """Many queries under one plain budget row, and nobody asks what bounds are worth."""
+    return bool(
+        program.n > 2 * PIECE
+        and program.rows.shape[0] == 1
+        and program.senses[0] == "<="
+        and not program.floors.shape[0]
+        and not program.has_curves
+        and not program.semicontinuous.any()
+        and (program.rows.nnz == 0 or program.rows.data.min() > 0)
+        and all(group.bounds is None for group in program.constraints)
+    )
+
+
+def _one_price_in_pieces(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> float:
+    """As `_one_price`, family by family and piece by piece: what it needs in between stays small.
+
+    Those who settle the price agree, so that a few thousand of them are as good as all.
+    """
+    settled, uses, found = [np.zeros(0)], [np.zeros(0)], 0
+    full = program.rows.nnz == program.n and program.rows.has_sorted_indices
+    coefficient = program.rows.data if full else program.rows.toarray()[0]
+    for block in program.utilities:
+        for start in range(0, block.index.size, PIECE):
+            part = slice(start, min(start + PIECE, block.index.size))
+            at, count = block.index[part], part.stop - part.start
+            piece = Program(
+                weight=program.weight[at],
+                cost=program.cost[at],
+                lower=program.lower[at],
+                upper=program.upper[at],
+                integer=program.integer[at],
+                utilities=(UtilityBlock(block.family.take(part), np.arange(count)),),
+                rows=sparse.csr_array(coefficient[at][None, :]),
+                senses=program.senses,
+                right_hand_side=program.right_hand_side,
+                floors=sparse.csr_array((0, count)),
+                floor_levels=np.zeros(0),
+            )
+            offers = _offers(piece, tokens[at], Slopes.at(piece, tokens[at], 1), binding)
+            settled.append(offers[0])
+            uses.append(offers[1][np.argmax(offers[1])][None] if offers[1].size else offers[1])
+            found += offers[0].size
+            if found > _ENOUGH:
+                return _offered(np.concatenate(settled), np.zeros(0), program.senses[0])
+    return _offered(np.concatenate(settled), np.concatenate(uses), program.senses[0])
 
 
 def _several_prices(

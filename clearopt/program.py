@@ -11,8 +11,7 @@ Plain arrays, float64, and no knowledge of the language before it or the solvers
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -21,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.sums import accurate_sum
 from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray
+
+PIECE = 2**15  # queries
 
 Sense = Literal["<=", ">=", "=="]
 
@@ -38,6 +40,34 @@ class UtilityBlock:
 
     family: Utility
     index: NDArray[np.intp]
+
+    @cached_property
+    def where(self) -> slice | NDArray[np.intp]:
+        """The same as `index`: a slice where it has no gaps, so that taking it copies nothing."""
+        first, size = int(self.index[0]) if self.index.size else 0, self.index.size
+        gapless = size > 1 and int(self.index[-1]) - first == size - 1
+        if gapless and bool((self.index[1:] > self.index[:-1]).all()):
+            return slice(first, first + size)
+        return self.index
+
+    def evaluate(self, question: Callable[[Utility, FloatArray], FloatArray],
+                 tokens: FloatArray, out: FloatArray) -> None:  # fmt: skip
+        """Ask the family of `tokens`, (n,), and write the answers to `out`, (n,).
+
+        Closed forms are asked in pieces that stay in the cache, whatever they need in between.
+        """
+        where, size = self.where, self.index.size
+        if size <= PIECE or not self.family.traceable:
+            out[where] = question(self.family, tokens[where])
+            return
+        for start in range(0, size, PIECE):
+            part = slice(start, min(start + PIECE, size))
+            at: slice | NDArray[np.intp]
+            if isinstance(where, slice):
+                at = slice(where.start + part.start, where.start + part.stop)
+            else:
+                at = where[part]
+            out[at] = question(self.family.take(part), tokens[at])
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +164,9 @@ class Program:
     def __post_init__(self) -> None:
         n, rows = self.n, self.rows.shape[0]
         defaults = {
-            "semicontinuous": np.zeros(n, dtype=np.bool_),
-            "choice": np.full(n, -1, dtype=np.intp),
-            "curve_cost": np.zeros(n),
+            "semicontinuous": np.broadcast_to(np.bool_(False), (n,)),
+            "choice": np.broadcast_to(np.intp(-1), (n,)),
+            "curve_cost": np.broadcast_to(0.0, (n,)),
             "curve_rows": sparse.csr_array((rows, n)),
         }
         for name, default in defaults.items():
@@ -171,14 +201,14 @@ class Program:
         """U_i(b_i) for every query, (n,)."""
         values = np.zeros(self.n)
         for block in self.utilities:
-            values[block.index] = block.family.value(tokens[block.index])
+            block.evaluate(lambda family, at: family.value(at), tokens, values)
         return values
 
     def marginal(self, tokens: FloatArray) -> FloatArray:
         """U_i'(b_i) for every query, accuracy per token, (n,)."""
         slopes = np.zeros(self.n)
         for block in self.utilities:
-            slopes[block.index] = block.family.marginal(tokens[block.index])
+            block.evaluate(lambda family, at: family.marginal(at), tokens, slopes)
         return slopes
 
     def curve_value(self, tokens: FloatArray) -> FloatArray:
@@ -204,18 +234,21 @@ class Program:
 
     def activity_size(self, tokens: FloatArray) -> FloatArray:
         """What the terms of every row add up to in size, (K,): the scale of its rounding."""
-        size = abs(self.rows) @ np.abs(tokens)
+        positive = self.rows.nnz == 0 or float(self.rows.data.min()) >= 0
+        size = (self.rows if positive else abs(self.rows)) @ np.abs(tokens)
         if self.curve_rows.nnz:
             size = size + abs(self.curve_rows) @ self.curve_value(tokens)
         return size
 
-    def gains(self, tokens: FloatArray) -> FloatArray:
-        """Each query's part of the objective, (n,)."""
-        gains = self.weight * self.utility(tokens) - self.cost * tokens
+    def gains(self, tokens: FloatArray, utilities: FloatArray | None = None) -> FloatArray:
+        """Each query's part of the objective, (n,); `utilities` where they are known already."""
+        gains = self.weight * (self.utility(tokens) if utilities is None else utilities)
+        if self.cost.any():
+            gains -= self.cost * tokens
         if self.curve_cost.any():
             gains = gains - self.curve_cost * self.curve_value(tokens)
         return gains
 
-    def objective(self, tokens: FloatArray) -> float:
-        """The objective at an allocation."""
-        return float(self.offset + math.fsum(self.gains(tokens)))
+    def objective(self, tokens: FloatArray, utilities: FloatArray | None = None) -> float:
+        """The objective at an allocation; `utilities` where they are known already."""
+        return float(self.offset + accurate_sum(self.gains(tokens, utilities)))

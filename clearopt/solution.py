@@ -102,7 +102,8 @@ def counted(program: Program, tokens: FloatArray | None) -> Tokens | None:
     """An allocation as users get it: integers where all tokens are counted whole."""
     if tokens is None or not program.integer.all():
         return tokens
-    return np.rint(tokens).astype(np.int64)
+    with np.errstate(invalid="ignore"):  # a file may hold anything; its check comes after
+        return np.rint(tokens).astype(np.int64)
 
 
 def _show(price: Price) -> str:

@@ -40,14 +40,17 @@ class Ticker:
 
     def tell(self, nodes: int, objective: float, bound: float) -> None:
         """How far the search has come; cheap enough to call at every node."""
+        if time.perf_counter() < self._due:
+            return
+        gap = (bound - objective) / max(abs(bound), abs(objective), 1e-300)
+        self.say(f"{nodes} nodes, objective {objective:.9g}, bound {bound:.9g}, gap {gap:.1e}")
+
+    def say(self, what: str) -> None:
+        """The same in words."""
         now = time.perf_counter()
         if now < self._due:
             return
-        gap = (bound - objective) / max(abs(bound), abs(objective), 1e-300)
-        text = (
-            f"{self._solver}: {now - self._started:.1f} s, {nodes} nodes, "
-            f"objective {objective:.9g}, bound {bound:.9g}, gap {gap:.1e}"
-        )
+        text = f"{self._solver}: {now - self._started:.1f} s, {what}"
         if self._verbose:
             self._due = now + _LOG_INTERVAL
             print(text, flush=True)

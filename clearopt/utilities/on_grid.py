@@ -44,7 +44,7 @@ class OnGrid(Tabulated):
         columns = counts.T
         costs = np.stack([np.asarray(curve.value(column)) for column in columns], axis=1)
         values = np.stack([np.asarray(utility.value(column)) for column in columns], axis=1)
-        # Of equal costs the best count is told by all of them: handed on leftwards, then rightwards.
+        # Of equal costs all tell the best count: it is handed on leftwards, then rightwards.
         same = costs[:, 1:] <= costs[:, :-1] * _SAME_COST
         for k, following in [
             *((k, k + 1) for k in range(width - 2, -1, -1)),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
+from clearopt.solvers.dual.price_interval import price_interval
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.in_cost import InCost
@@ -35,7 +38,8 @@ class Dual(Backend):
     Own options:
         node_limit: branch-and-bound nodes at most (default 20 000 under one row; under several,
             where a node costs more, 2 000, and fewer from 100 queries on).
-        engine: "auto" (JAX from some thousand queries on), "jax" or "numpy".
+        engine: "auto" (JAX from some thousand queries on), "jax", "numpy", or "sharded": one plain
+            budget row, its queries spread over all devices of this process.
     """
 
     name = "dual"
@@ -48,8 +52,10 @@ class Dual(Backend):
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         started = time.perf_counter()
         engine = options.extra.get("engine", "auto")
-        if engine not in ("auto", "jax", "numpy"):
-            raise DeclarationError(f"engine = {engine!r}: must be 'auto', 'jax' or 'numpy'")
+        if engine not in ("auto", "jax", "numpy", "sharded"):
+            raise DeclarationError(
+                f"engine = {engine!r}: must be 'auto', 'jax', 'numpy' or 'sharded'"
+            )
         nodes = options.extra.get("node_limit", None)
         if nodes is None:
             several = program.rows.shape[0] + program.floors.shape[0] > 1
@@ -66,6 +72,15 @@ class Dual(Backend):
                 **found,
             )
 
+        if engine == "sharded" and not is_plain(program):
+            raise UnsupportedProblemError(NOT_PLAIN.format("engine = 'sharded'"))
+        if engine == "sharded" or is_large(program, engine):
+            found = self._solve_large(program, options, started)
+            if found is not None:
+                large = finish(**found)
+                if large.status == "optimal" or found["message"] or engine == "sharded":
+                    return large
+        engine = "auto" if engine == "sharded" else engine
         try:
             seen = view(program)
         except Unbounded as reason:
@@ -79,6 +94,7 @@ class Dual(Backend):
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
         if not is_one_row(queries, program):
+            limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
             with Ticker(self.name, verbose=options.verbose) as ticker:
                 found = _solve_several_rows(
                     program, seen, queries, limits, ticker, options.warm_start
@@ -89,6 +105,22 @@ class Dual(Backend):
         if found["infeasible"]:
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
         return finish(**found)
+
+    def _solve_large(
+        self, program: Program, options: SolveOptions, started: float
+    ) -> dict[str, Any] | None:
+        """One row over very many queries, in passes over blocks."""
+        limit = math.inf if options.time_limit is None else options.time_limit
+        warm = None if options.warm_start is None else options.warm_start.row_prices
+        start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            return solve_large(
+                program,
+                deadline=started + limit,
+                start=start,
+                tell=ticker.say,
+                sharded=options.extra.get("engine") == "sharded",
+            )
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:
@@ -137,7 +169,19 @@ def _solve_one_row(
         "row_prices": np.array([sign * price])[: program.rows.shape[0]],
         "infeasible": outcome.stopped == "infeasible",
         "message": _stopped(outcome.stopped),
-        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
+        "statistics": {
+            "nodes": outcome.nodes,
+            "core": outcome.core,
+            "engine": queries.engine,
+            "price_interval": tuple(
+                sorted(
+                    sign * end
+                    for end in (
+                        price_interval(row, price) if price == outcome.root else (price, price)
+                    )
+                )
+            ),
+        },
     }
 
 

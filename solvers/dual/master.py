@@ -3,8 +3,8 @@
 The relaxation mixes amounts: of every query a convex combination of known points of its curve, so
 that all rows and floors are met (Dantzig and Wolfe 1960). This restricted master is a linear
 program, its value a lower bound on the least dual value; its prices are handed to the queries,
-whose best responses are the next points, and give an upper bound. Where tokens are whole or curves are
-measured both meet after finitely many rounds, which no smooth method can promise.
+whose best responses are the next points, and give an upper bound. Where tokens are whole or curves
+are measured both meet after finitely many rounds, which no smooth method can promise.
 
 One HiGHS instance is kept over all boxes of a branch and bound: a box closes the columns outside of
 it, and the simplex method starts from the last basis.

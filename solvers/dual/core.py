@@ -1,0 +1,270 @@
+"""The few queries that a bracket of prices leaves undecided: settled exactly, in NumPy.
+
+Between the two prices everybody else moves smoothly, and next to linearly. So the price at which
+the whole demand crosses the budget is found on the undecided alone; they are then bought in the
+order in which they break even, and what that leaves of the budget goes to the others at equal
+marginal utility.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.solvers.dual.blocks import Columns, Group
+from clearopt.solvers.dual.kernels import response_in_numpy, see
+from clearopt.validation import FloatArray
+
+_SAME_PRICE = 2e-15  # relative distance of prices that are one price
+_LINEAR = 0.05  # relative change of price within which demand is taken to be linear
+_PAIRED = 256  # undecided queries of which any two may change sides
+_SHRINK = 6  # halvings after which those who no longer differ are left out
+
+
+@dataclass(frozen=True)
+class Others:
+    """What everybody else is charged at the two ends of the bracket, and between them, linearly."""
+
+    dear: float
+    cheap: float
+    at_dear: float
+    at_cheap: float
+
+    @property
+    def slope(self) -> float:
+        """Tokens' charge per unit of price, at most 0."""
+        return min((self.at_dear - self.at_cheap) / (self.dear - self.cheap), 0.0)
+
+    def at(self, price: float) -> float:
+        return self.at_dear + self.slope * (price - self.dear)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Prices, and tokens of the undecided (in their order)."""
+
+    price: float  # where demand crosses the budget
+    spent_at: float  # the price whose purchases, the undecided as decided, spend the budget
+    # One array a group; infinite where only this is decided, that the query buys past its
+    # inflection: it follows the price.
+    tokens: tuple[FloatArray, ...]
+    flat: tuple[float, float]  # prices at which demand is the budget, as far as the core can tell
+
+
+def charge(groups: list[Group], price: float) -> float:
+    """What the row charges the groups for their purchases at a price."""
+    return math.fsum(
+        float(np.sum(g.columns.coefficient * response_in_numpy(g.kind, g.columns, price)[1]))
+        for g in groups
+        if g.size
+    )
+
+
+def crossing(groups: list[Group], factor: float, others: Others, budget: float) -> tuple[
+    float, float
+]:  # fmt: skip
+    """The two neighbouring prices (dear, cheap) between which demand crosses the budget.
+
+    `factor`: how many undecided queries each in the groups stands for.
+    """
+    dear, cheap, fixed, step = others.dear, others.cheap, 0.0, 0
+    while dear - cheap > _SAME_PRICE * dear:
+        middle = 0.5 * (dear + cheap)
+        if not cheap < middle < dear:
+            break
+        step += 1
+        if step % _SHRINK == 0:
+            groups, constant = _still_open(groups, dear, cheap)
+            fixed += constant
+        demand = others.at(middle) + factor * (fixed + charge(groups, middle))
+        dear, cheap = (middle, cheap) if demand <= budget else (dear, middle)
+    return dear, cheap
+
+
+def _still_open(groups: list[Group], dear: float, cheap: float) -> tuple[list[Group], float]:
+    """Those who buy differently at the two prices, and what the others are charged."""
+    open_, constant = [], 0.0
+    for group in groups:
+        few = response_in_numpy(group.kind, group.columns, dear)[1]
+        many = response_in_numpy(group.kind, group.columns, cheap)[1]
+        differ = np.flatnonzero(many != few)
+        same = many == few
+        constant += float(np.sum(group.columns.coefficient[same] * few[same]))
+        if differ.size:
+            open_.append(Group(group.kind, group.columns.take(differ)))
+    return open_, constant
+
+
+def decide(groups: list[Group], others: Others, budget: float) -> Decision:
+    """Fund the undecided in the order in which they break even, as far as the budget goes."""
+    dear, cheap = crossing(groups, 1.0, others, budget)
+    seen = [response_in_numpy(g.kind, g.columns, dear) for g in groups]
+    tokens = [few.copy() for _, few in seen]
+    room = budget - others.at(dear) - _charged(groups, tokens)
+    # At the crossing itself all are equally good bargains: in the order of the queries.
+    for group, held in zip(groups, tokens, strict=True):
+        more = response_in_numpy(group.kind, group.columns, cheap)[1]
+        step = group.columns.coefficient * (more - held)
+        rising = np.flatnonzero(more > held)
+        taken = rising[: int(np.searchsorted(np.cumsum(step[rising]), room, side="right"))]
+        held[taken] = more[taken]
+        room -= float(np.sum(step[taken]))
+    whole = [g.columns.integer is not None and bool(np.any(g.columns.integer)) for g in groups]
+    if not any(whole):
+        room = _exchange(groups, tokens, others.slope, dear, room)
+    for group, held, some in zip(groups, tokens, whole, strict=True):
+        if some:
+            room -= _whole_tokens(group, held, room, others.cheap)
+    spent_at = dear
+    if others.slope < 0:
+        spent_at = max(dear + room / others.slope, 0.0)
+    for group, held in zip(groups, tokens, strict=True):
+        held[followers(group, held)] = np.inf
+    return Decision(dear, spent_at, tuple(tokens), _flat(groups, others, budget, dear))
+
+
+def _charged(groups: list[Group], tokens: list[FloatArray]) -> float:
+    return math.fsum(
+        float(np.sum(g.columns.coefficient * t)) for g, t in zip(groups, tokens, strict=True)
+    )
+
+
+def _exchange(
+    groups: list[Group], tokens: list[FloatArray], slope: float, price: float, room: float
+) -> float:
+    """Abandon or fund one or two of the undecided where that makes better use of the budget.
+
+    What `room` is left goes to everybody else at falling marginal utility: that costs
+    room^2 / (2 |slope|) of what the bound promises, overspending likewise; where nobody follows
+    the price it stays unspent. A query on the other side than its price says costs its surplus.
+    """
+    if not groups:
+        return room
+    surplus, step, on, amounts, place = [], [], [], [], []
+    for number, (group, held) in enumerate(zip(groups, tokens, strict=True)):
+        with np.errstate(all="ignore"):
+            seen = see(group.kind, group.columns, np.ones(held.shape, dtype=np.bool_))
+            past = seen.at(np.asarray(price), np.maximum(seen.lower, seen.bend), seen.upper)
+            charged = seen.cost + price * seen.coefficient
+            idle = seen.weight * seen.utility.value_at(seen.utility.excess_of(seen.lower))
+        open_ = np.flatnonzero((seen.lower < seen.bend) & (past.tokens > seen.lower))
+        surplus.append((past.gain - (idle - charged * seen.lower))[open_])
+        step.append((seen.coefficient * (past.tokens - seen.lower))[open_])
+        on.append((held > seen.lower)[open_])
+        amounts.append(np.column_stack([seen.lower, past.tokens])[open_])
+        place.append(np.column_stack([np.full(open_.size, number), open_]))
+    value, width = np.concatenate(surplus), np.concatenate(step)
+    nearest = np.argsort(np.abs(value), kind="stable")[:_PAIRED]
+    if not nearest.size:
+        return room
+    state = np.concatenate(on)[nearest]
+    loss = np.r_[0.0, np.where(state, value[nearest], -value[nearest])]
+    change = np.r_[0.0, np.where(state, width[nearest], -width[nearest])]
+
+    def cost(left: FloatArray) -> FloatArray:
+        if slope < 0:  # as far as demand is next to linear
+            near = np.abs(left) <= _LINEAR * price * -slope
+            return np.where(near | (left == room), left * left / (-2.0 * slope), np.inf)
+        return np.where(left >= 0, price * left, np.inf)
+
+    total = loss[:, None] + loss[None, :] + cost(room + change[:, None] + change[None, :])
+    np.fill_diagonal(total[1:, 1:], np.inf)
+    first, second = np.unravel_index(int(np.argmin(total)), total.shape)
+    if not total[first, second] < total[0, 0]:
+        return room
+    for chosen in (int(first), int(second)):
+        if chosen:
+            k = nearest[chosen - 1]
+            number, member = np.concatenate(place)[k]
+            tokens[number][member] = np.concatenate(amounts)[k, 0 if state[chosen - 1] else 1]
+            room += float(change[chosen])
+    return room
+
+
+def _whole_tokens(group: Group, held: FloatArray, room: float, cheap: float) -> float:
+    """Spend `room` on what whole tokens would be bought down to the cheap price, the best first."""
+    columns, spent = group.columns, 0.0
+    seen, most = response_in_numpy(group.kind, columns, cheap)
+    whole = np.broadcast_to(columns.integer, held.shape)
+    with np.errstate(all="ignore"):
+        for _ in range(64):
+            step = columns.coefficient * (most - held)
+            able = np.flatnonzero(whole & (most > held) & (step > 0) & (step <= room - spent))
+            if not able.size:
+                break
+            value = seen.utility.value_at(seen.utility.excess_of(most))
+            value = value - seen.utility.value_at(seen.utility.excess_of(held))
+            bargain = (seen.weight * value - seen.cost * (most - held))[able] / step[able]
+            able = able[np.argsort(-bargain, kind="stable")]
+            taken = able[np.cumsum(step[able]) <= room - spent]
+            taken = taken if taken.size else able[:1]
+            held[taken] = most[taken]
+            spent += float(np.sum(step[taken]))
+    return spent
+
+
+def followers(group: Group, held: FloatArray, *, whole: bool = False) -> NDArray[np.bool_]:
+    """Who is on the concave part, within bounds, and so follows the price; `whole` tokens too."""
+    with np.errstate(all="ignore"):
+        seen = see(group.kind, group.columns, np.ones(held.shape, dtype=np.bool_))
+    concave = (held >= seen.bend) & (held > seen.lower) & (held < seen.upper)
+    if group.columns.integer is not None and not whole:
+        concave &= ~np.broadcast_to(group.columns.integer, held.shape)
+    return np.asarray(concave)
+
+
+def next_tokens(group: Group, held: FloatArray, room: float) -> None:
+    """Spend `room` on one more whole token of those that are funded, where each adds most."""
+    columns = group.columns
+    with np.errstate(all="ignore"):
+        seen = see(group.kind, columns, np.ones(held.shape, dtype=np.bool_))
+        for _ in range(8):
+            more = np.minimum(seen.utility.whole_after(held), seen.upper)
+            step = columns.coefficient * (more - held)
+            able = columns.integer & (held >= seen.bend) & (held > seen.lower)
+            able = np.flatnonzero(able & (step > 0) & (step <= room))
+            if not able.size:
+                return
+            value = seen.utility.value_at(seen.utility.excess_of(more))
+            value = value - seen.utility.value_at(seen.utility.excess_of(held))
+            gain = (seen.weight * value - seen.cost * (more - held))[able] / step[able]
+            able = able[np.argsort(-gain, kind="stable")][: int(np.sum(gain > 0))]
+            taken = able[np.cumsum(step[able]) <= room]
+            if not taken.size:  # the best one does not fit: others may
+                taken = able[:1]
+            held[taken] = more[taken]
+            room -= float(np.sum(step[taken]))
+
+
+def _flat(groups: list[Group], others: Others, budget: float, price: float) -> tuple[float, float]:
+    """The prices around `price` at which demand is exactly the budget (just `price` mostly)."""
+    if others.slope < 0 or others.at(price) + charge(groups, price) != budget:
+        return price, price
+
+    def end(far: float) -> float:
+        near = price
+        while abs(far - near) > _SAME_PRICE * price:
+            middle = 0.5 * (near + far)
+            if middle in (near, far):
+                break
+            same = others.at(middle) + charge(groups, middle) == budget
+            near, far = (middle, far) if same else (near, middle)
+        return near
+
+    return end(others.cheap), end(others.dear)
+
+
+def joined(parts: list[Group]) -> Group:
+    """Groups of one kind as one, in their order."""
+    columns = [p.columns for p in parts]
+    parameters = tuple(
+        np.concatenate(c) for c in zip(*(c.parameters for c in columns), strict=True)
+    )
+    rest: list[NDArray[np.generic] | None] = []
+    for position in range(1, len(Columns._fields)):
+        column = [c[position] for c in columns]
+        rest.append(None if column[0] is None else np.concatenate(column))
+    return Group(parts[0].kind, Columns(parameters, *rest))

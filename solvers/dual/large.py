@@ -1,0 +1,580 @@
+"""One budget row over very many queries: a few passes over blocks, then a certificate.
+
+A *pass* asks every query once what it buys at a price. The prices to ask come from a sample first,
+then from the demand of the whole batch (secants of log demand over log price); a pass at two
+neighbouring prices at once then shows who jumps between them, and when these are few they are
+settled exactly (see `core`). A last pass evaluates the bound at the crossing price and commits the
+allocation: sides as decided, amounts at the price that spends the budget.
+
+The bound is D(p) = sum_i max_b [w_i U_i(b) - (c_i + p a_i) b] + p r at one price p >= 0, valid
+whatever the search did before. It is rounded upwards by the error of its sum (see `kernels`); the
+price times the budget by one rounding error more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearopt.solvers.dual.blocks import Block, Group, Source
+from clearopt.solvers.dual.core import Decision, Others, crossing, decide, followers, joined
+from clearopt.solvers.dual.kernels import SUM_ERROR, compiled, in_numpy
+from clearopt.validation import FloatArray
+
+CORE_LIMIT = 2**14  # undecided queries that are settled one by one
+_TRIES = 100  # passes at most before the search is given up
+_TIED = 8e-15  # relative width of a bracket whose prices are one price
+_WANTED = 32.0  # undecided queries to hope for: among more there are better combinations
+_IN_FLIGHT = 4  # blocks handed to JAX before the first answer is asked for
+_SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
+_KEEP = 1e-13  # of the budget: kept back where sums of fractions are only known to rounding
+
+Sink = Callable[[Block, FloatArray], None]
+
+
+class OutOfTime(Exception):
+    """The time limit was reached between two passes."""
+
+
+class Infeasible(Exception):
+    """The lower bounds alone cost more than the budget."""
+
+
+@dataclass(frozen=True, eq=False)
+class Committed:
+    """What the last pass found. `bound` is rigorous; `value` is off by at most `value_error`."""
+
+    bound: float
+    value: float
+    value_error: float
+    charge: float
+    price: float
+    price_interval: tuple[float, float]
+    passes: int  # over all queries; one at two prices counts as two
+    core: int
+    message: str = ""
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "passes": self.passes,
+            "core": self.core,
+            "price_interval": self.price_interval,
+        }
+
+
+@dataclass(frozen=True)
+class _Point:
+    price: float
+    demand: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Straddle:
+    """A pass at two prices: everybody else's charges, and those who jump (or a share of them)."""
+
+    others: Others
+    jump_dear: float
+    jump_cheap: float
+    groups: list[Group]  # of all processes, in their order
+    own: list[tuple[int, NDArray[np.intp]]]  # (block, members) behind this process's groups
+    stride: int  # one in so many was kept
+    count: int
+
+    @property
+    def at_dear(self) -> float:
+        return self.others.at_dear + self.jump_dear
+
+    @property
+    def at_cheap(self) -> float:
+        return self.others.at_cheap + self.jump_cheap
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Who buys (at `price`, and the core as `taken`) and how much (at `spent_at`)."""
+
+    price: float
+    spent_at: float
+    taken: dict[int, tuple[NDArray[np.intp], FloatArray]] = field(default_factory=dict)
+    ties: tuple[float, float, float] | None = None  # dear, cheap, and what to spend on them
+    interval: tuple[float, float] = (0.0, 0.0)
+    slope: float = 0.0  # of what it spends, per unit of price
+    core: int = 0
+
+
+class LargeRow:
+    """One run over a source; `solve` is called once.
+
+    Args:
+        source: the queries.
+        budget: the row's right-hand side; infinite where there is no row.
+        deadline: on the clock of `time.perf_counter`.
+        tell: called before every pass with a word for what it does.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        budget: float,
+        *,
+        deadline: float = math.inf,
+        core_limit: int = CORE_LIMIT,
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self.source, self.budget = source, budget
+        self.deadline, self.core_limit, self.tell = deadline, core_limit, tell
+        self.passes = 0
+        self._low: _Point | None = None
+        self._high: _Point | None = None
+
+    def solve(self, sink: Sink, *, start: float | None = None, exact: bool = False) -> Committed:
+        """Search, decide, commit; `sink` is given the tokens of every block, in order.
+
+        With `exact` the sink is called once a block, and fractions of tokens spend the budget to
+        `_SHORT`, by dry passes before; else the caller spends what is left, and may be given the
+        tokens of a block again.
+
+        Raises:
+            Infeasible: the lower bounds alone cost more than the budget.
+        """
+        message = ""
+        try:
+            plan = self._search(start)
+        except OutOfTime:
+            message = "stopped at the time limit"
+            plan = self._retreat()
+        if exact or plan.ties is not None:
+            plan = self._spend_exactly(plan)
+        sums = self._commit(plan, sink)
+        return self._committed(plan, sums, message)
+
+    # ------------------------------------------------------------------ passes
+    def _ask(
+        self, question: str, *prices: float, taken: Callable[[int, Block], Any] | None = None
+    ) -> Iterator[tuple[int, Block, FloatArray, Any]]:
+        """(number, block, sums in rows, the rest) of every block, some in flight at a time."""
+        import jax
+
+        waiting: deque[tuple[int, Block, Any]] = deque()
+
+        def landed() -> tuple[int, Block, FloatArray, Any]:
+            number, block, answer = waiting.popleft()
+            sums, rest = (answer, None) if question == "measure" else answer
+            return number, block, np.asarray(sums), rest
+
+        for number, block in enumerate(self.source.blocks()):
+            ask = compiled(question, block.kind, self.source.sharding)
+            extra = () if taken is None else (taken(number, block),)
+            with jax.enable_x64(True):
+                waiting.append((number, block, ask(block.columns, block.valid, *prices, *extra)))
+            if len(waiting) >= _IN_FLIGHT:
+                yield landed()
+        while waiting:
+            yield landed()
+
+    def _begin(self, what: str, cost: int) -> None:
+        # The processes must agree on whether the time is up.
+        limited = math.isfinite(self.deadline)
+        if limited and any(self.source.gathered(time.perf_counter() > self.deadline)):
+            raise OutOfTime
+        self.tell(what)
+        self.passes += cost
+
+    def _demand(self, price: float) -> _Point:
+        self._begin(f"demand at price {price:.6g}", 1)
+        rows = [sums[2] for _, _, sums, _ in self._ask("measure", price)]
+        return self._seen(price, math.fsum(itertools.chain.from_iterable(rows)))
+
+    def _seen(self, price: float, demand: float) -> _Point:
+        """Remember a point if it narrows the bracket."""
+        point = _Point(price, demand)
+        if demand <= self.budget:
+            if self._high is None or price < self._high.price:
+                self._high = point
+        elif self._low is None or price > self._low.price:
+            self._low = point
+        return point
+
+    def _straddle(self, dear: float, cheap: float) -> _Straddle:
+        self._begin(f"demand between prices {cheap:.9g} and {dear:.9g}", 2)
+        rows: list[list[float]] = [[], [], [], []]
+        kept: list[tuple[int, NDArray[np.intp], Group]] = []
+        stride, total, stored = 1, 0, 0
+        for number, block, sums, mask in self._ask("straddle", dear, cheap):
+            for column, values in zip(rows, sums, strict=True):
+                column.extend(values.tolist())
+            members = np.flatnonzero(local(mask)[: block.count])
+            total += members.size
+            members = members[::stride]
+            if members.size:
+                columns = block.host.take(members).full(members.size)
+                kept.append((number, members, Group(block.kind, columns)))
+                stored += members.size
+            while stored > self.core_limit:
+                stride *= 2
+                kept = [
+                    (k, m[::2], Group(g.kind, g.columns.take(slice(None, None, 2))))
+                    for k, m, g in kept
+                ]
+                stored = sum(m.size for _, m, _ in kept)
+        everybody = self.source.gathered((_joined([g for _, _, g in kept]), stride, total))
+        groups = _joined([group for part, _, _ in everybody for group in part])
+        others = Others(dear, cheap, math.fsum(rows[0]), math.fsum(rows[1]))
+        found = _Straddle(
+            others,
+            math.fsum(rows[2]),
+            math.fsum(rows[3]),
+            groups,
+            [(k, m) for k, m, _ in kept],
+            max(s for _, s, _ in everybody),
+            sum(t for _, _, t in everybody),
+        )
+        self._seen(dear, found.at_dear)
+        self._seen(cheap, found.at_cheap)
+        return found
+
+    # ------------------------------------------------------------------ the search
+    def _search(self, start: float | None) -> _Plan:
+        if math.isinf(self.budget):
+            return _Plan(0.0, 0.0)
+        sample = self.source.sample(2**14 if self.source.size >= 2**19 else 2**11)
+        sample = [part for found in self.source.gathered(sample) for part in found]
+        price, elasticity, ample = presolve(sample, self.budget, start)
+        if ample:
+            free = self._demand(0.0)
+            if free.demand <= self.budget:
+                return _Plan(0.0, 0.0)
+        first = self._demand(price)
+        points, tries = [first], 0
+        while True:
+            tries += 1
+            price, width, elasticity = self._next(points, elasticity, tries)
+            if len(points) == 1 and width > 1e-9:
+                points.append(self._demand(price))
+                continue
+            dear, cheap = self._ends(price, width)
+            found = self._straddle(dear, cheap)
+            if found.at_dear <= self.budget < found.at_cheap:
+                plan = self._settled(found)
+                if plan is not None:
+                    return plan
+                points = [_Point(dear, found.at_dear), _Point(cheap, found.at_cheap)]
+                continue
+            points.append(
+                _Point(dear, found.at_dear)
+                if found.at_dear > self.budget
+                else _Point(cheap, found.at_cheap)
+            )
+            if found.at_dear > self.budget and dear > 1e299:
+                raise Infeasible
+            if found.at_cheap <= self.budget and cheap < 1e-299:
+                least = 0.0 if self._demand(0.0).demand <= self.budget else cheap
+                return _Plan(least, least, interval=(0.0, least))
+            if tries >= _TRIES:
+                raise OutOfTime
+
+    def _next(
+        self, points: list[_Point], elasticity: float, tries: int
+    ) -> tuple[float, float, float]:
+        """The price where demand should meet the budget, how far it may be off, the elasticity."""
+        last = points[-1]
+        if len(points) > 1:
+            before = points[-2]
+            move = _log(last.price) - _log(before.price)
+            change = _log(before.demand) - _log(last.demand)
+            if abs(move) > 1e-13 and change / move > 0.05 * elasticity:
+                elasticity = min(change / move, 20.0 * elasticity)
+        step = (_log(last.demand) - _log(self.budget)) / elasticity
+        step = min(max(step, -20.0), 20.0)
+        if len(points) == 1:
+            return _priced(_log(last.price) + step), abs(step), elasticity
+        previous = abs(_log(last.price) - _log(points[-2].price))
+        noise = math.sqrt(abs(step) / (self.source.size * max(elasticity, 0.1)))
+        width = 2.0 * (abs(step) * min(abs(step) + previous, 1.0) + noise)
+        width = (width + _WANTED / self.source.size) * 4.0 ** max(tries - 3, 0)
+        price = _log(last.price) + step
+        # Inside the bracket as far as it is known, and in its middle when that is slow to close.
+        low = -math.inf if self._low is None else _log(self._low.price)
+        high = math.inf if self._high is None else _log(self._high.price)
+        if high - low < math.inf and (tries > 5 or not low < price < high):
+            price, width = 0.5 * (low + high), (high - low) / 6.0
+        return _priced(price), min(width, 3.0), elasticity
+
+    def _ends(self, price: float, width: float) -> tuple[float, float]:
+        """(dear, cheap): within the bracket, a relative `width` to both sides of a price."""
+        width = max(width, _TIED / 4)
+        dear, cheap = price * math.exp(width), price * math.exp(-width)
+        if self._high is not None and self._high.price > cheap:
+            dear = min(dear, self._high.price)
+        if self._low is not None and self._low.price < dear:
+            cheap = max(cheap, self._low.price)
+        return (dear, cheap) if cheap < dear else (math.nextafter(cheap, math.inf), cheap)
+
+    def _settled(self, found: _Straddle) -> _Plan | None:
+        """The plan, once those who jump are few or all jump at one price; else None."""
+        others = found.others
+        while found.stride > 1 and others.dear - others.cheap > _TIED * others.dear:
+            # Too many: those kept show where the crossing is.
+            kept = sum(group.size for group in found.groups)
+            dear, cheap = crossing(found.groups, found.count / kept, others, self.budget)
+            width = (others.dear - others.cheap) / others.dear
+            for margin in (_TIED / 4, 1e-3 * width, 0.1 * width):
+                ends = self._ends(0.5 * (dear + cheap), margin)
+                closer = self._straddle(*ends)
+                if closer.at_dear <= self.budget < closer.at_cheap:
+                    break
+            else:
+                return None
+            found, others = closer, closer.others
+        if found.stride > 1:
+            spare = self.budget - found.at_dear
+            price = others.dear
+            return _Plan(price, price, ties=(others.dear, others.cheap, spare),
+                         interval=(others.cheap, price), core=found.count)  # fmt: skip
+        decision = decide(found.groups, others, self.budget)
+        return self._planned(found, decision)
+
+    def _planned(self, found: _Straddle, decision: Decision) -> _Plan:
+        """This process's part of a decision, by block."""
+        mine = sum(len(m) for _, m in found.own)
+        sizes = self.source.gathered(mine)
+        offset = sum(sizes[: self.source.rank])
+        flat = np.concatenate([*decision.tokens, np.zeros(0)])
+        taken: dict[int, list[tuple[NDArray[np.intp], FloatArray]]] = {}
+        for number, members in found.own:
+            part = flat[offset : offset + members.size]
+            taken.setdefault(number, []).append((members, part))
+            offset += members.size
+        return _Plan(
+            decision.price,
+            decision.spent_at,
+            {k: (np.concatenate([m for m, _ in v]), np.concatenate([t for _, t in v]))
+             for k, v in taken.items()},
+            interval=decision.flat,
+            slope=found.others.slope,
+            core=found.count,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ committing
+    def _commit(self, plan: _Plan, sink: Sink | None) -> FloatArray:
+        """(5,) sums of `kernels.commit`, the allocation handed on block by block."""
+        self.tell("dry run" if sink is None else "allocating")
+        self.passes += 2
+        columns: list[list[float]] = [[], [], [], [], []]
+        ties = self._tie_fill(plan) if plan.ties is not None else None
+
+        def taken(number: int, block: Block) -> Any:
+            if ties is not None:
+                return ties(number, block)
+            if number not in plan.taken:
+                return self.source.nothing_taken(block)
+            members, tokens = plan.taken[number]
+            mask = np.full(block.count, np.nan)
+            mask[members] = tokens
+            return self.source.placed(mask)
+
+        for _, block, sums, tokens in self._ask("commit", plan.price, plan.spent_at, taken=taken):
+            for column, values in zip(columns, sums, strict=True):
+                column.extend(values.tolist())
+            if sink is not None:
+                sink(block, local(tokens)[: block.count])
+        return np.array([math.fsum(column) for column in columns])
+
+    def _tie_fill(self, plan: _Plan) -> Callable[[int, Block], Any]:
+        """Of those who jump at one price, as many in their order as the budget has room for."""
+        import jax
+
+        assert plan.ties is not None
+        dear, cheap, spare = plan.ties
+        own = self._own_ties(dear, cheap)
+        before = self.source.gathered(own)[: self.source.rank]
+        left = max(spare - math.fsum(before), 0.0)
+        self.passes += 3
+
+        def fill(number: int, block: Block) -> Any:
+            nonlocal left
+            none = self.source.nothing_taken(block)
+            with jax.enable_x64(True):
+                arguments = block.columns, block.valid
+                ask = compiled("straddle", block.kind, self.source.sharding)
+                jumps = local(ask(*arguments, dear, cheap)[1])[: block.count]
+                ask = compiled("commit", block.kind, self.source.sharding)
+                few = local(ask(*arguments, dear, dear, none)[1])[: block.count]
+                many = local(ask(*arguments, cheap, cheap, none)[1])[: block.count]
+            members = np.flatnonzero(jumps)
+            if not members.size:
+                return none
+            group = Group(block.kind, block.host.take(members).full(members.size))
+            many, few = many[members], few[members]
+            step = group.columns.coefficient * (many - few)
+            funded = np.cumsum(step) <= left
+            left -= float(np.sum(step[funded]))
+            if not funded.all():
+                left = 0.0  # the first who does not fit is the last: the order is kept
+            bought = np.where(followers(group, many, whole=True), np.inf, many)
+            mask = np.full(block.count, np.nan)
+            mask[members] = np.where(funded, bought, few)
+            return self.source.placed(mask)
+
+        return fill
+
+    def _own_ties(self, dear: float, cheap: float) -> float:
+        """What this process's tied queries would be charged more at the cheap price."""
+        if len(self.source.gathered(0)) == 1:
+            return 0.0
+        total = []
+        for _, block, _, mask in self._ask("straddle", dear, cheap):
+            members = np.flatnonzero(local(mask)[: block.count])
+            columns = block.host.take(members).full(members.size)
+            if members.size:
+                rows, _ = in_numpy("straddle", block.kind, columns, dear, cheap)
+                total.append(float(rows[3].sum() - rows[2].sum()))
+        return math.fsum(total)
+
+    def _spend_exactly(self, plan: _Plan) -> _Plan:
+        """The plan with amounts at the price that spends the budget, found by dry passes."""
+        if not (0 < self.budget < math.inf) or plan.price == 0:
+            return plan
+        aim = self.budget * (1 - _KEEP)
+        points: list[_Point] = []
+        best, price, slope = self._retreat(), plan.spent_at, plan.slope
+        for _ in range(6):
+            if price < 0:
+                break
+            trial = replace(plan, spent_at=price)
+            point = _Point(price, float(self._commit(trial, None)[2]))
+            points.append(point)
+            fits = point.demand <= self.budget
+            if fits:
+                best = trial
+            if fits and aim - point.demand <= _SHORT * self.budget:
+                break
+            if len(points) > 1 and points[-1].price != points[-2].price:
+                rise = points[-1].demand - points[-2].demand
+                slope = rise / (points[-1].price - points[-2].price)
+            if len(points) == 1 and slope == 0:  # is there anybody who follows the price?
+                left = (aim - point.demand) / self.budget
+                price = plan.price * (1 - math.copysign(max(abs(left), 1e-6), left))
+            elif slope < 0:
+                price = max(price + (aim - 0.25 * _SHORT * self.budget - point.demand) / slope, 0)
+            else:
+                break
+        return best
+
+    def _retreat(self) -> _Plan:
+        """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""
+        high = self._high or _Point(1e300, 0.0)
+        return _Plan(high.price, high.price, interval=(high.price, high.price))
+
+    def retreat(self, sink: Sink) -> None:
+        """Hand on purchases that fit, where those of `solve` do not and could not be mended."""
+        self._commit(self._retreat(), sink)
+
+    def _committed(self, plan: _Plan, sums: FloatArray, message: str) -> Committed:
+        gain, size, charge, value, value_size = sums.tolist()
+        spent = 0.0 if plan.price == 0 else plan.price * self.budget
+        bound = gain + SUM_ERROR * size
+        bound += spent + 4e-16 * (abs(spent) + abs(bound))
+        return Committed(
+            bound, value, SUM_ERROR * value_size, charge, plan.price, plan.interval,
+            self.passes, plan.core, message,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- the sample
+def presolve(
+    sample: list[tuple[Group, float]], budget: float, start: float | None
+) -> tuple[float, float, bool]:
+    """(price, elasticity, ample): where the sample's demand meets the budget, and how it falls.
+
+    The elasticity is -d log(demand) / d log(price) around there; `ample` where the sample cannot
+    rule out that the budget suffices for all that anybody wants.
+    """
+
+    def demand(price: float) -> float:
+        return math.fsum(
+            factor * float(in_numpy("measure", g.kind, g.columns, price)[2].sum())
+            for g, factor in sample
+        )
+
+    ample = demand(0.0) <= 1.5 * budget
+    price = start if start and 0 < start < math.inf else _break_even_guess(sample, budget)
+    low: _Point | None = None
+    high: _Point | None = None
+    factor = 1.5
+    for _ in range(60):
+        point = _Point(price, demand(price))
+        if point.demand <= budget:
+            high = point
+        else:
+            low = point
+        if abs(_log(point.demand) - _log(budget)) < 1e-3:
+            break
+        if low is None or high is None:
+            if (high is not None and price < 1e-290) or (low is not None and price > 1e290):
+                break
+            price = price * factor if high is None else price / factor
+            factor = min(factor * factor, 1e16)
+            continue
+        ends = _log(low.price), _log(high.price)
+        if ends[1] - ends[0] < 1e-3:
+            break
+        rise = _log(low.demand) - _log(high.demand)
+        share = (_log(low.demand) - _log(budget)) / rise
+        price = _priced(ends[0] + min(max(share, 0.2), 0.8) * (ends[1] - ends[0]))
+    few, many = demand(price * 1.02), demand(price / 1.02)
+    elasticity = (_log(many) - _log(few)) / (2.0 * math.log(1.02))
+    return price, min(max(elasticity, 0.05), 50.0), ample
+
+
+def _break_even_guess(sample: list[tuple[Group, float]], budget: float) -> float:
+    """Fund the sample by falling break-even price until the budget is spent."""
+    prices, charges = [np.zeros(0)], [np.zeros(0)]
+    with np.errstate(all="ignore"):
+        for group, factor in sample:
+            columns = group.columns
+            utility = group.kind.from_parameters(*columns.parameters)
+            excess, slope = utility.tangent_from_zero()
+            tokens = np.minimum(np.asarray(utility.origin + excess), columns.upper)
+            price = (columns.weight * np.asarray(slope) - columns.cost) / columns.coefficient
+            prices.append(np.broadcast_to(price, tokens.shape))
+            charges.append(factor * columns.coefficient * tokens)
+    price, charge = np.concatenate(prices), np.concatenate(charges)
+    usable = np.flatnonzero(np.isfinite(price) & (price > 0) & np.isfinite(charge))
+    if not usable.size:
+        return 1.0
+    order = usable[np.argsort(-price[usable], kind="stable")]
+    last = int(np.searchsorted(np.cumsum(charge[order]), budget))
+    return float(price[order[min(last, order.size - 1)]])
+
+
+# -------------------------------------------------------------------------------- small things
+def local(array: Any) -> NDArray[Any]:
+    """What this process holds of an array, in order, as NumPy."""
+    if getattr(array, "sharding", None) is None or array.is_fully_addressable:
+        return np.asarray(array)
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _joined(groups: list[Group]) -> list[Group]:
+    """Neighbouring groups of one kind as one: the order of the queries stays."""
+    runs = itertools.groupby(groups, key=lambda group: group.kind)
+    return [joined(list(run)) for _, run in runs]
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -745.0
+
+
+def _priced(log_price: float) -> float:
+    return math.exp(min(max(log_price, -690.0), 690.0))
