@@ -6,7 +6,8 @@ out where the rest still conflicts: the deletion filter of J. W. Chinneck and E.
 (1991), 157-168. Of what remains nothing can be left out.
 
 Where the relaxation can be met, small programs are tried once more with whole tokens, nothing-or-
-at-least amounts and choices taken at their word, by the MILP solver that SciPy ships.
+at-least amounts and choices taken at their word, by the MILP solver that SciPy ships, and then, by
+a back-end that can prove it, with the utilities as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from clearopt.program import ConstraintGroup, Program
 from clearopt.solvers.elastic import Nearest, Selection, measure, meets_discretely
+from clearopt.solvers.exact_conflict import Exact, restricted, towards_floor, towards_row
 from clearopt.solvers.tangents import BoolArray, Box, Indices
 from clearopt.validation import FloatArray
 
@@ -30,6 +32,7 @@ _HALVINGS = 24  # relaxations spent on leaving out many entries at once
 _LARGEST_WHOLE = 200  # queries, for the mixed-integer programs
 _ADVISED = 6  # members at most for which it is found how far each alone would have to give way
 _LISTED = 6  # members at most that a message lists
+_ONE_PROOF = 0.3  # of what is left of it, for one exact proof
 _SEARCH = 0.7  # of the time; the rest is for measuring what was found
 
 
@@ -132,23 +135,29 @@ class Conflict:
         return f"{len(entries)} entries of {name!r} ({shown}{', ...' if len(entries) > 3 else ''})"
 
 
-def infeasibility_message(program: Program, time_limit: float = 10.0) -> str | None:
+def infeasibility_message(
+    program: Program, time_limit: float = 10.0, exact: Exact | None = None
+) -> str | None:
     """What `find_conflict` found, for a person; None where it found nothing."""
-    conflict = find_conflict(program, time_limit=time_limit)
+    conflict = find_conflict(program, time_limit=time_limit, exact=exact)
     return None if conflict is None else conflict.message
 
 
-def find_conflict(program: Program, *, time_limit: float = 10.0) -> Conflict | None:
+def find_conflict(
+    program: Program, *, time_limit: float = 10.0, exact: Exact | None = None
+) -> Conflict | None:
     """Declared constraints that cannot hold together, as few as can be found in the time.
 
     Args:
         program: any program. Constraints that became bounds take part if it has `declared_lower`
             and `declared_upper`; otherwise bounds count as given.
         time_limit: seconds, for the search and the measuring together.
+        exact: who can prove that a program is empty; asked where relaxations can be met.
 
     Returns:
         The conflict: the program is proven infeasible, to a relative 1e-7 of the misses. None
-        proves nothing: the conflict may lie in the shape of the utilities, or time ran out.
+        proves nothing: without `exact` the conflict may lie in the shape of the utilities, or time
+        ran out.
     """
     deadline = time.perf_counter() + time_limit
     search = _Search(program, time.perf_counter() + _SEARCH * time_limit)
@@ -156,10 +165,14 @@ def find_conflict(program: Program, *, time_limit: float = 10.0) -> Conflict | N
     if found is not None:
         return search.describe(found, measure, deadline, ())
     discrete = _discrete(program)
-    if not discrete or program.n > _LARGEST_WHOLE:
+    if discrete and program.n <= _LARGEST_WHOLE:
+        found = search.smallest(search.meets_discretely)
+        if found is not None:
+            return search.describe(found, meets_discretely, deadline, discrete)
+    if exact is None:
         return None
-    found = search.smallest(search.meets_discretely)
-    return None if found is None else search.describe(found, meets_discretely, deadline, discrete)
+    found = search.smallest(lambda keep: search.meets_exactly(keep, exact))
+    return None if found is None else search.describe_exactly(found, deadline, exact)
 
 
 def _discrete(program: Program) -> tuple[str, ...]:
@@ -239,6 +252,15 @@ class _Search:
         """As `meets`, by a mixed-integer program, which does not say what it needs."""
         nearest = meets_discretely(self.box(keep), self.selection(keep), self.deadline)
         return nearest.infeasible, keep
+
+    def meets_exactly(self, keep: BoolArray, exact: Exact) -> tuple[bool | None, BoolArray]:
+        """As `meets`, by an exact solver, which does not say what it needs either."""
+        box = self.box(keep)
+        if box.gap.any():
+            return True, keep
+        part = restricted(self.program, self.selection(keep), box.lower, box.upper)
+        soon = time.perf_counter() + _ONE_PROOF * max(self.deadline - time.perf_counter(), 0.0)
+        return exact.is_empty(part, soon), keep
 
     def smallest(self, test: _Test) -> _Found | None:
         """The smaller of the conflicts that two orders of leaving out end in; None without one."""
@@ -336,6 +358,48 @@ class _Search:
             discrete=discrete,
             irreducible=found.irreducible,
         )
+
+    def describe_exactly(self, found: _Found, deadline: float, exact: Exact) -> Conflict:
+        """Of what only an exact solver sees: how far each member alone would have to give way."""
+        members: dict[Member, list[int]] = {}
+        for atom in np.flatnonzero(found.atoms):
+            g = int(self.owner[atom])
+            members.setdefault(self._member(int(atom), whole=g in found.as_whole), []).append(atom)
+        members = dict(sorted(members.items(), key=lambda item: self.owner[item[1][0]]))
+        relief = {}
+        for member, atoms in members.items():
+            alone = len(atoms) == 1 and atoms[0] < self.bounds_from
+            if not alone or len(members) > _ADVISED or time.perf_counter() > deadline:
+                continue
+            until = 0.5 * (time.perf_counter() + deadline)
+            relief[member] = self._relief(found.atoms, int(atoms[0]), until, exact)
+        return Conflict(
+            members=tuple(members),
+            missed_by=MappingProxyType({}),
+            relief=MappingProxyType({m: amount for m, amount in relief.items() if amount > 0}),
+            directions=MappingProxyType({m: self._direction(a[0]) for m, a in members.items()}),
+            discrete=("the shape of the utilities", *_discrete(self.program)),
+            irreducible=found.irreducible,
+        )
+
+    def _relief(self, keep: BoolArray, atom: int, until: float, exact: Exact) -> float:
+        """How far the others together stay away from what one row or floor asks; 0 if unknown."""
+        others = keep.copy()
+        others[atom] = False
+        box = self.box(others)
+        rest = restricted(self.program, self.selection(others), box.lower, box.upper)
+        level = self._level(atom)
+        if atom >= self.floors_from:
+            floor = atom - self.floors_from
+            nearest = exact.bound(towards_floor(rest, self.program, floor), until)
+            return level - nearest if np.isfinite(nearest) else 0.0
+        sense = self.program.senses[atom]
+        if sense == "==":  # from either side: not known which
+            return 0.0
+        nearest = exact.bound(towards_row(rest, self.program, atom), until)
+        if not np.isfinite(nearest):
+            return 0.0
+        return -nearest - level if sense == "<=" else level - nearest
 
     def _member(self, atom: int, *, whole: bool) -> Member:
         group = self.groups[self.owner[atom]]

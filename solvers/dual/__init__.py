@@ -15,13 +15,14 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
-from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.price_interval import price_interval
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
+from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
@@ -231,7 +232,8 @@ def _solve_several_rows(
     tokens, message = outcome.tokens, _stopped(outcome.stopped)
     infeasible = outcome.stopped == "infeasible"
     if tokens is None:
-        conflict = infeasibility_message(program, REASONS_TIME_LIMIT)
+        exact = Exact(_is_empty, _bound) if infeasible else None
+        conflict = infeasibility_message(program, REASONS_TIME_LIMIT, exact)
         infeasible = infeasible or conflict is not None
         message = conflict or ("branch and bound left no part open" if infeasible else message)
     prices, k = np.asarray(outcome.root), sign.size
@@ -247,6 +249,32 @@ def _solve_several_rows(
         "message": message,
         "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
     }
+
+
+def _searched(program: Program, deadline: float, tolerance: float) -> Outcome | None:
+    """A quick search of a program by itself; None where it cannot be searched."""
+    try:
+        seen = view(program)
+        queries = separate(seen, "numpy")
+    except (Unbounded, UnsupportedProblemError, DeclarationError):
+        return None
+    problem, _ = SeveralRows.of(seen.program, queries)
+    limits = Limits(tolerance=tolerance, deadline=deadline, nodes=400, eager_nodes=0)
+    prices = first_prices(problem, _guess_rows(problem))
+    with Ticker("dual", verbose=False) as ticker:
+        return BranchAndBound(ManyRows(problem, deadline), limits, prices, ticker).solve()
+
+
+def _is_empty(program: Program, deadline: float) -> bool | None:
+    found = _searched(program, deadline, 1.0)
+    if found is None or (found.tokens is None and found.stopped != "infeasible"):
+        return None
+    return found.tokens is None
+
+
+def _bound(program: Program, deadline: float) -> float:
+    found = _searched(program, deadline, 1e-4)
+    return math.inf if found is None or found.stopped == "infeasible" else found.bound
 
 
 def _stopped(reason: str) -> str:

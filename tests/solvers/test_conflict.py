@@ -482,3 +482,29 @@ def test_two_thousand_queries() -> None:
 
 def test_without_time_nothing_is_claimed() -> None:
     assert find_conflict(with_vips(500), time_limit=1e-9) is None
+
+
+def test_a_conflict_that_lies_in_the_shape_of_the_utilities_is_named():
+    # Half of a jump would do, and so no relaxation sees it; nobody can have half of one.
+    tokens = co.Allocation(2, upper=100, name="tokens")
+    accuracy = co.CumulativeSurge(scale=1.0, threshold=30, rate=[0.5, 0.6])(tokens)
+    problem = co.Problem(
+        co.Maximize(co.sum(accuracy)),
+        [
+            (co.sum(tokens) <= 50).named("budget"),
+            (accuracy >= 0.45).named("floor"),
+            (co.sum(tokens) <= 90).named("needless"),
+        ],
+    )
+    solution = problem.solve()
+    assert solution.status == "infeasible"
+    for piece in ("'budget'", "'floor'[0]", "'floor'[1]", "by at least", "cannot hold together"):
+        assert piece in solution.message, solution.message
+    assert "needless" not in solution.message
+    # Each alone would have to give way by so much, and then it works.
+    relief = float(solution.message.split("'budget' by at least ")[1].split()[0].rstrip(","))
+    roomier = co.Problem(
+        co.Maximize(co.sum(accuracy)),
+        [co.sum(tokens) <= 50 + 1.001 * relief, (accuracy >= 0.45).named("floor")],
+    ).solve()
+    assert roomier.status == "optimal"
