@@ -21,7 +21,7 @@ _BINDING = 1e-7  # relative slack up to which a row counts as binding
 _AT_BOUND = 1e-9  # relative distance up to which tokens are at a bound
 _BESIDE = 1e-9  # relative distance at which one side of a kink is looked at
 _ENOUGH = 4096  # queries whose common price is known well enough
-_DENSE = 5_000_000  # entries up to which least squares are solved as a dense problem
+_DENSE = 2e9  # multiplications up to which a least-squares fit is made exactly
 
 
 # -------------------------------------------------------------------------------- slopes
@@ -283,7 +283,7 @@ def _fit(matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_]) -
     sign = np.where(senses == ">=", -1.0, 1.0)[used]
     scaled = sparse.csr_array(matrix[:, used].multiply((sign / size[used])[None, :]))
     goal, either = goal / height, senses[used] == "=="
-    if scaled.shape[0] * used.size <= _DENSE:
+    if scaled.shape[0] * used.size**2 <= _DENSE:
         # Exactly, on the triangular factor; what may have either sign is a difference of two.
         factor = np.asarray(np.linalg.qr(np.column_stack([scaled.toarray(), goal]), mode="r"))
         both = np.column_stack([factor[:, :-1], -factor[:, :-1][:, either]])
