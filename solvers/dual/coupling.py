@@ -49,8 +49,13 @@ class Candidates:
 class Coupling(Protocol):
     """The rows."""
 
-    queries: Separable
-    resolution: float  # relative gap at which bound and allocation are equal but for rounding
+    @property
+    def queries(self) -> Separable:
+        """The one-dimensional problems."""
+
+    @property
+    def resolution(self) -> float:
+        """The relative gap at which bound and allocation are equal but for rounding."""
 
     def propagate(self, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The box without amounts that the rows rule out."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.utilities import BestResponse
 from clearopt.validation import FloatArray
 
-Matrix = sparse.csr_array | FloatArray
+Matrix: TypeAlias = Any  # a sparse.csr_array, or where small a FloatArray
 
 _DENSE = 400  # prices up to which H is factorised densely
 _SMALL = 50_000  # entries up to which a matrix is kept dense: sparse ones take longer to call
@@ -454,6 +454,7 @@ class _System:
         size: float,
     ) -> None:
         self.unit, self.size = unit, size
+        self.factor: Any = None
         diagonal = (matrix.diagonal() + barrier) * unit * unit / size
         ridge = barrier * unit * unit / size + 1e-13 * (diagonal + 1.0)
         self.dense = isinstance(matrix, np.ndarray)

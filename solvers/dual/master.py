@@ -38,7 +38,7 @@ class Mixture:
     missed: float  # in units of the rows' own sizes
 
 
-class _Quiet(highspy.Highs):
+class _Quiet(highspy.Highs):  # type: ignore[misc]  # comes without types
     """HiGHS without its banner, which the usual constructor prints before it can be silenced."""
 
     def __init__(self) -> None:

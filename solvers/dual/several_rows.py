@@ -152,19 +152,20 @@ def polish(
     Whole tokens and measured curves leave D kinks that the interior-point method smooths over.
     """
     queries, k = problem.queries, problem.rows.shape[0]
-    best = [math.inf, first]
+    least, best = math.inf, first
     # Scaled so that all rows look alike to the quasi-Newton method.
     sizes = np.abs(np.r_[problem.budgets, problem.levels])
     scale = 1.0 / np.where(sizes > 1e-12, sizes, 1.0)
 
     def evaluate(scaled: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal least, best
         prices = scaled * scale
         at = problem.effective(prices[:k], prices[k:])
         response = queries.respond(at.price, lower, upper, at.weight, at.curve_price)
         fixed = math.fsum(prices * np.r_[problem.budgets, -problem.levels])
         value = float(response.gain.sum()) + fixed
-        if value < best[0]:
-            best[:] = [value, prices]
+        if value < least:
+            least, best = value, prices
         slack = np.r_[
             problem.budgets - problem.activity(response.tokens),
             problem.floors @ response.utility - problem.levels,
@@ -185,7 +186,7 @@ def polish(
         callback=stop,
         options={"maxiter": 40, "maxfun": 80, "ftol": 1e-13, "gtol": 1e-12, "maxcor": 30},
     )
-    return best[1]
+    return best
 
 
 def first_prices(problem: SeveralRows, row_price: float) -> FloatArray:
