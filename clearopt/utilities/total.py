@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clearopt.errors import DeclarationError
 from clearopt.utilities.base import Utility
 from clearopt.utilities.curve_search import Curve
+from clearopt.utilities.family import short
 from clearopt.utilities.numeric import CompoundUtility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
@@ -144,7 +145,12 @@ class Total(CompoundUtility):
         return total
 
     def __repr__(self) -> str:
-        return " + ".join(repr(part) for part in self.parts)
+        terms = zip(self.parts, self.own, strict=True)
+        counting = [(part, weight) for part, weight in terms if np.any(weight)]
+        return " + ".join(
+            repr(part) if np.all(weight == 1) else f"{short(weight)} * {part!r}"
+            for part, weight in counting or zip(self.parts, self.own, strict=True)
+        )
 
 
 def _settled_excess(part: Utility) -> FloatArray:

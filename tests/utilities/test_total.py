@@ -203,7 +203,7 @@ def test_members_taken_and_put_together_again():
     assert hash(again.kind) == hash(total.kind)
     np.testing.assert_allclose(again.break_even_price(), total.break_even_price(), rtol=1e-13)
     assert again.kind != Total.of(parts[::-1], [1.0, 1.0]).kind
-    assert repr(total).startswith("CumulativeSurge(scale=[")
+    assert repr(total).startswith("[0.204929 .. 1.99498] * CumulativeSurge(scale=[")
 
 
 def test_units_and_export():
