@@ -454,5 +454,5 @@ def _warn_above_one(values: FloatArray) -> None:
             + (f" (and {int(above.sum()) - 1} more)" if above.sum() > 1 else "")
             + ": allowed, but such a utility is not a probability of a right answer",
             ScaleWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
