@@ -219,7 +219,7 @@ def _read_constraint(
             entries.fail("a label is both limited and unlimited")
     elif not scalar:
         whole = all(type(place) is int for place in unlimited)
-        if not whole or any(not 0 <= place < count + len(unlimited) for place in unlimited):  # type: ignore[operator]
+        if not whole or any(not 0 <= place < length + len(unlimited) for place in unlimited):  # type: ignore[operator]
             entries.fail("'unlimited' holds something that is not a position")
     return ConstraintGroup(
         name=entries.text("name"),
