@@ -96,4 +96,5 @@ def make_solution(
         statistics=statistics or {},
         row_prices=row_prices,
         floor_prices=floor_prices,
+        tolerance=tolerance,
     )
