@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import FunctionType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +29,11 @@ class Family:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
             cls.__init__ = _named(cls.__init__)  # type: ignore[method-assign]
+        # An answer that a family gives in its own way means what it means in the others.
+        for name, member in vars(cls).items():
+            if isinstance(member, property | FunctionType) and member.__doc__ is None:
+                inherited = (getattr(base, name, None) for base in cls.__mro__[1:])
+                member.__doc__ = next((m.__doc__ for m in inherited if m and m.__doc__), None)
 
     @classmethod
     def from_parameters(cls, *parameters: Any) -> Self:
