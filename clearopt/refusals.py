@@ -7,7 +7,7 @@ method here says so, and what to write instead.
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -70,13 +70,15 @@ class Refusals:
     def __complex__(self) -> NoReturn:
         self._no_number()
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name in _ATTRIBUTES and "text" in vars(self):
-            advice = _ATTRIBUTES[name].format(x=self.text)
-            raise MissingAttributeError(f"{self.text}.{name}: {advice}")
-        raise AttributeError(
-            f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
-        )
+    if not TYPE_CHECKING:  # a type checker would take every attribute to be there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in _ATTRIBUTES and "text" in vars(self):
+                advice = _ATTRIBUTES[name].format(x=self.text)
+                raise MissingAttributeError(f"{self.text}.{name}: {advice}")
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+            )
 
     def __setitem__(self, key: Any, value: Any) -> NoReturn:
         raise DeclarationError(

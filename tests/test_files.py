@@ -542,6 +542,8 @@ def test_families_with_rules_of_their_own_keep_them(name, tmp_path):
         "Total": [(put("utilities.0.weight.0", lambda x: -x), "must be at least 0"),
                   (put("utilities.0.part.1.threshold", lambda x: x + 60), "convex|S-shaped"),
                   (head("utilities", 0, "parts", to=[]), "a sum has parts"),
+                  (put("utilities.0.most", lambda x: 0.5 * x), "below its query's upper bound"),
+                  (put("utilities.0.most", lambda x: x[1:]), "has shape"),
                   (head("utilities", 0, "parts", 0, "family", to="Total"), "no part of a sum")],
     }[name]  # fmt: skip
     for change, message in edits:

@@ -211,7 +211,7 @@ MISTAKES = {
     "adds curves that surge one after the other": (
         lambda: problem(
             budget,
-            of=co.Maximize(co.sum(accuracy) + co.sum(co.CumulativeSurge(0.9, 400, 0.1)(tokens))),
+            of=co.Maximize(co.sum(accuracy) + co.sum(co.CumulativeSurge(0.9, 70, 0.5)(tokens))),
         ),
         ["query 0", "CumulativeSurge + CumulativeSurge", "not S-shaped"],
     ),

@@ -139,7 +139,7 @@ def _facts(
     if known and name == "Total":
         terms = [
             (spread(np.asarray(weight)), _facts(member, size, part, quantity))
-            for member, weight in zip(family.parts, family.own, strict=True)
+            for member, weight in zip(family.parts, family.weights, strict=True)
         ]
         counting = [term for term in terms if term[0] != Spread(0.0, 0.0)] or terms
         if len(counting) == 1 and counting[0][0] == Spread(1.0, 1.0):
