@@ -98,4 +98,5 @@ def make_solution(
         statistics=statistics or {},
         row_prices=row_prices,
         floor_prices=floor_prices,
+        tolerance=tolerance,
     )

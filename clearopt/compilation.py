@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from clearopt.allocation import Allocation
+from clearopt.boxes import Boxes
 from clearopt.constraints import Choice, Constraint
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, InfeasibleError
 from clearopt.expressions import Expression
 from clearopt.layout import Layout
 from clearopt.program import BoundEntries, ConstraintGroup, Program, Sense
@@ -37,7 +37,7 @@ def compile_program(
     weight = _dense(layout.utility_matrix(objective, "objective"), sign)
     if (weight < 0).any():
         _refuse_weight(objective, weight, minimize, layout)
-    boxes = _Boxes(layout)
+    boxes = Boxes(layout)
     collected = _Rows(layout, boxes)
     used: set[str] = set()
     for position, constraint in enumerate(constraints):
@@ -120,82 +120,10 @@ def _refuse_weight(
     )
 
 
-class _Boxes:
-    """The bounds of every query, tightened as constraints on single entries come in."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.name_of = layout.name_of
-        allocations = layout.allocations
-        self.lower = _end_to_end([a.lower for a in allocations])
-        self.upper = _end_to_end([a.upper for a in allocations])
-        self.integer = _end_to_end([a.integer for a in allocations])
-        self.semicontinuous = _end_to_end([a.semicontinuous for a in allocations])
-        if self.semicontinuous.any():
-            self.semicontinuous = self.semicontinuous & (self.lower > 0)
-        self.declared_lower, self.declared_upper = self.lower, self.upper
-        if self.semicontinuous.any():
-            self.declared_lower = np.where(self.semicontinuous, 0.0, self.lower)
-        self._own = False
-
-    def own(self) -> None:
-        """Make the bounds arrays of our own before any of them changes."""
-        if not self._own:
-            self.lower, self.upper = np.array(self.lower), np.array(self.upper)
-            self.semicontinuous = np.array(self.semicontinuous)
-            self._own = True
-
-    def tighten(self, name: str, constraint: Constraint, bounds: BoundEntries) -> None:
-        self.own()
-        query, level = bounds.query, bounds.level / bounds.factor
-        sense, rising = bounds.sense, bounds.factor > 0
-        at_most = (sense == "==") | ((sense == "<=") == rising)
-        at_least = (sense == "==") | ((sense == ">=") == rising)
-        least = np.where(self.semicontinuous, 0.0, self.lower)
-        for row in np.flatnonzero(at_most & (level < least[query]))[:1]:
-            raise DeclarationError(
-                f"{name}: `{constraint.text}`: {self.name_of(query[row])} is held at most "
-                f"{level[row]:g}, below its lower bound of {least[query[row]]:g} tokens"
-            )
-        for row in np.flatnonzero(at_least & (level > self.upper[query]))[:1]:
-            raise DeclarationError(
-                f"{name}: `{constraint.text}`: {self.name_of(query[row])} is held at least "
-                f"{level[row]:g}, above its upper bound of {self.upper[query[row]]:g} tokens"
-            )
-        np.minimum.at(self.upper, query[at_most], level[at_most])
-        needed = at_least & (level > 0)
-        # What must have tokens can no longer have nothing ...
-        self.semicontinuous[query[needed]] = False
-        np.maximum.at(self.lower, query[at_least], level[at_least])
-        # ... and what cannot have its least has nothing.
-        nothing = self.semicontinuous & (self.upper < self.lower)
-        self.lower[nothing], self.upper[nothing] = 0.0, 0.0
-        self.semicontinuous[nothing] = False
-
-    def make_whole(self) -> None:
-        """Round the bounds of whole tokens, and refuse a query that is left with nothing."""
-        # A whole limit that was divided by a factor may miss itself by a rounding error.
-        if self.integer.any():
-            self.lower = np.where(self.integer, np.ceil(self.lower * (1 - 1e-12)), self.lower)
-            self.upper = np.where(self.integer, np.floor(self.upper * (1 + 1e-12)), self.upper)
-        if self.semicontinuous.any():
-            self.own()
-            nothing = self.semicontinuous & (self.upper < self.lower)
-            self.lower[nothing], self.upper[nothing] = 0.0, 0.0
-            self.semicontinuous[nothing] = False
-        crossed = self.lower > self.upper
-        if crossed.any():
-            i = int(np.argmax(crossed))
-            raise DeclarationError(
-                f"{self.name_of(i)}: the constraints on it leave nothing: at least "
-                f"{self.lower[i]:.10g} and at most {self.upper[i]:.10g}"
-                + (" whole tokens" if self.integer[i] else " tokens")
-            )
-
-
 class _Rows:
     """The rows and floors that constraints become, and how they group."""
 
-    def __init__(self, layout: Layout, boxes: _Boxes) -> None:
+    def __init__(self, layout: Layout, boxes: Boxes) -> None:
         self.layout, self.boxes = layout, boxes
         self.rows: list[sparse.csr_array] = []
         self.curve_rows: list[sparse.csr_array] = []
@@ -209,8 +137,8 @@ class _Rows:
         expression = constraint.expression
         linear = self.layout.linear_matrix(expression)
         curves = self.layout.curve_matrix(expression)
-        limited = np.isfinite(constraint.level)
-        bounds = None
+        charged = np.diff(linear.indptr) + np.diff(curves.indptr)
+        matrix = linear
         if expression.utilities:
             _check_floor(constraint, name, linear, curves)
             matrix = self.layout.utility_matrix(expression, name)
@@ -219,13 +147,23 @@ class _Rows:
                     f"{name}: `{constraint.text}` gives a utility a negative weight; a floor is a "
                     "weighted sum of accuracies with weights of at least 0"
                 )
+            charged = np.diff(matrix.indptr)
+        _check_idle(name, constraint, charged == 0)
+        # What charges nobody has no limit to keep, and no row.
+        limited = np.isfinite(constraint.level) & (charged > 0)
+        bounds = None
+        if expression.utilities:
             kind, first = "floor", sum(m.shape[0] for m in self.floors)
             self.floors.append(_select(matrix, limited))
             self.floor_levels.append(constraint.level[limited])
         elif not curves.nnz and _is_bound(expression, linear):
             kind, first = "bound", 0
+            limited = charged > 0  # bounds may be infinite
             bounds = BoundEntries(
-                linear.indices.astype(np.intp), linear.data, constraint.level, constraint.sense
+                linear.indices.astype(np.intp),
+                linear.data,
+                constraint.level[limited],
+                constraint.sense,
             )
             self.boxes.tighten(name, constraint, bounds)
         else:
@@ -244,14 +182,14 @@ class _Rows:
                 count=int(limited.sum()) if kind != "bound" else 0,
                 labels=None if labels is None else tuple(itertools.compress(labels, limited)),
                 scalar=expression.scalar,
-                unlimited=tuple(itertools.compress(entries, ~limited)) if kind != "bound" else (),
+                unlimited=tuple(itertools.compress(entries, ~limited)),
                 bounds=bounds,
                 text=constraint.text,
             )
         )
 
 
-def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) -> NDArray[np.intp]:
+def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: Boxes) -> NDArray[np.intp]:
     """(n,) which choice each query belongs to, -1 for none; what is forced leaves the others 0."""
     choices = list(choices)
     if not choices:
@@ -276,7 +214,7 @@ def _choice_numbers(choices: Iterable[Choice], layout: Layout, boxes: _Boxes) ->
         if (forced.sum(axis=0) > 1).any():
             entry = int(np.argmax(forced.sum(axis=0) > 1))
             names = [choice.options[k].text for k in np.flatnonzero(forced[:, entry])]
-            raise DeclarationError(
+            raise InfeasibleError(
                 f"{choice.name or choice.text}: entry {entry}: {' and '.join(names)} both have a "
                 "lower bound above 0, but only one may have tokens; declare options with a least "
                 "amount as Allocation(..., lower=..., semicontinuous=True)"
@@ -313,10 +251,6 @@ def _dense(row: sparse.csr_array, sign: float) -> FloatArray:
     return np.asarray(0.0 + sign * row.toarray().ravel())
 
 
-def _end_to_end(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
 def _check_floor(
     constraint: Constraint, name: str, linear: sparse.csr_array, curves: sparse.csr_array
 ) -> None:
@@ -336,6 +270,28 @@ def _check_floor(
         )
 
 
+def _check_idle(name: str, constraint: Constraint, idle: NDArray[np.bool_]) -> None:
+    """Refuse a limit on nobody that does not hold: the left side is 0."""
+    level, sense = constraint.level, constraint.sense
+    holds = (level >= 0) & (sense != ">=") | (level <= 0) & (sense != "<=")
+    if sense == "==":
+        holds = level == 0
+    broken = np.flatnonzero(idle & ~holds)
+    if broken.size:
+        labels, entry = constraint.expression.labels, int(broken[0])
+        place = f"[{labels[entry]!r}]" if labels is not None else f"[{entry}]"
+        where = name if constraint.expression.scalar else name + place
+        raise InfeasibleError(
+            f"{where}: `{constraint.text}`: it charges no query, so its left side is 0, which is "
+            f"not {sense} {level[entry]:.10g}"
+        )
+
+
 def _is_bound(expression: Expression, linear: sparse.csr_array) -> bool:
-    """Entries of an allocation, one query each: bounds, not rows that each need a price."""
-    return expression.entrywise and bool((np.diff(linear.indptr) == 1).all())
+    """One query in each entry: bounds, not rows that each need a price.
+
+    A scalar that was summed up stays a row, however few queries there are: a budget is one.
+    """
+    charged = np.diff(linear.indptr)
+    single = bool((charged <= 1).all()) and (bool((charged == 1).any()) or not charged.size)
+    return single and (expression.entrywise or not expression.scalar)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -77,6 +77,36 @@ class Constraint:
             "`tokens >= a` and `tokens <= b`, not `a <= tokens <= b`"
         )
 
+    def _logic(self, sign: str, instead: str) -> NoReturn:
+        raise DeclarationError(f"{sign} with `{self.text}`: {instead}")
+
+    def __and__(self, other: Any) -> NoReturn:
+        self._logic(
+            "&",
+            "constraints that must both hold stand in one list, co.Problem(objective, "
+            "[first, second])",
+        )
+
+    def __or__(self, other: Any) -> NoReturn:
+        self._logic(
+            "|",
+            "either one or the other cannot be declared. For nothing or at least an amount there "
+            "is co.Allocation(..., lower=least, semicontinuous=True), for one of several "
+            "options co.at_most_one(...)",
+        )
+
+    def __xor__(self, other: Any) -> NoReturn:
+        self.__or__(other)
+
+    def __invert__(self) -> NoReturn:
+        opposite = {"<=": ">=", ">=": "<="}.get(self.sense, "<= or >=")
+        self._logic(
+            "~",
+            f"a constraint cannot be negated; write the comparison that is meant, with {opposite}",
+        )
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
 
 class Choice:
     """At most one of several options for each query: what `co.at_most_one` makes."""
@@ -144,8 +174,8 @@ def at_most_one(*options: Expression) -> Choice:
     return Choice(options, f"at most one of {', '.join(option.text for option in options)}")
 
 
-def right_hand_side(value: Any, expression: Expression, sense: str) -> tuple[FloatArray, int]:
-    """The numbers `value` stands for, one an entry, and how many entries the constraint has."""
+def right_hand_side(value: Any, expression: Expression, sense: str) -> FloatArray:
+    """The numbers `value` stands for, one an entry."""
     argument = f"right-hand side of `{expression.text} {sense} ...`"
     if expression.labels is not None and hasattr(value, "to_dict") and hasattr(value, "index"):
         value = value.to_dict()  # a pandas Series by group: matched by label, not by position
@@ -171,8 +201,13 @@ def right_hand_side(value: Any, expression: Expression, sense: str) -> tuple[Flo
     level = as_float_array(value, argument, allow_infinite=True)
     useless = np.isinf(level) & ((sense == "==") | (level > 0 if sense == ">=" else level < 0))
     require(level, ~useless, argument, "infinite, which nothing can satisfy")
-    length = level.shape[0] if level.ndim == 1 and expression.scalar else expression.length
-    return np.array(broadcast_to_length(level, length, argument)), length
+    if level.ndim and expression.scalar:
+        raise DeclarationError(
+            f"{argument}: {expression.text} is one number, and this is a list of "
+            f"{level.shape[0]}; give one number. For a limit on each group write "
+            "co.sum(tokens, by=labels), for several rows A @ tokens"
+        )
+    return np.array(broadcast_to_length(level, expression.length, argument))
 
 
 def _one_number(value: Any, argument: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ClearoptError(Exception):
     """Base class: `except ClearoptError` catches all that this package raises on purpose."""
@@ -9,6 +11,22 @@ class ClearoptError(Exception):
 
 class DeclarationError(ClearoptError, ValueError):
     """The declared problem, or an argument of it, is not one that can be solved as written."""
+
+
+class MissingAttributeError(DeclarationError, AttributeError):
+    """An attribute that arrays have and expressions do not; the message says what to write."""
+
+
+class InfeasibleError(DeclarationError):
+    """A limit that nothing can meet, whatever the queries do.
+
+    Attributes:
+        program: the program with that limit in it; None where its bounds cross and there is none.
+    """
+
+    def __init__(self, message: str, program: Any = None) -> None:
+        super().__init__(message)
+        self.program = program
 
 
 class UnknownSolverError(ClearoptError, LookupError):

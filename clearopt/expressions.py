@@ -12,7 +12,7 @@ no Python loop ever runs over queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ from clearopt.constraints import Constraint, right_hand_side
 from clearopt.errors import DeclarationError
 from clearopt.indexing import resolve_index
 from clearopt.parameters import Parameter, Quantity, parameters_of, value_of
+from clearopt.refusals import Refusals, bracketed
 from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
@@ -41,7 +42,7 @@ class Atom(Generic[_FamilyT]):
         self.index = index
 
 
-class Expression:
+class Expression(Refusals):
     """A vector, or a scalar, linear in tokens and in utilities; made by the operators."""
 
     # SciPy and pandas leave operators with an expression on one side to the methods below.
@@ -78,25 +79,35 @@ class Expression:
         """How many entries the vector has (1 for a scalar)."""
         return int(self.constant.shape[0])
 
+    def __len__(self) -> int:
+        if self.scalar:
+            raise DeclarationError(f"len({self.text}): it is one number, not a vector")
+        return self.length
+
     @property
     def shape(self) -> tuple[int, ...]:
+        """`(length,)`, or `()` for a scalar, as of an array."""
         return () if self.scalar else (self.length,)
 
     def __repr__(self) -> str:
         return f"<{'scalar' if self.scalar else f'vector of {self.length}'}: {self.text}>"
-
-    def __iter__(self) -> NoReturn:
-        raise DeclarationError(f"{self.text} cannot be iterated over; index it, or use co.sum(...)")
-
-    def __bool__(self) -> NoReturn:
-        raise DeclarationError(f"{self.text} has no truth value before it is solved")
 
     __hash__ = object.__hash__
 
     # ---------------------------------------------------------------- parameters
     def current(self) -> Expression:
         """The expression with the values that its parameters have now."""
-        return self if self._recipe is None else self._recipe()
+        if self._recipe is None:
+            return self
+        now = self._recipe()
+        if now.shape != self.shape:
+            names = ", ".join(sorted(repr(parameter.text) for parameter in self.parameters))
+            raise DeclarationError(
+                f"{self.text}: declared as {_kind(self)}, but with the values that its parameters "
+                f"({names}) have now it is {_kind(now)}; a parameter keeps the shape it was "
+                "declared with, or the problem is declared anew"
+            )
+        return now
 
     def _remembering(self, recipe: Callable[[], Expression], *sources: Any) -> Expression:
         """This expression, rebuilt by `recipe` where one of `sources` depends on a parameter."""
@@ -204,21 +215,6 @@ class Expression:
             "your own, co.Sigmoidal(fn, ...)(tokens)"
         )
 
-    def __array_function__(self, function: Any, *_: Any) -> NoReturn:
-        raise DeclarationError(
-            f"numpy.{function.__name__} takes numbers, not {self.text}; write co.sum, co.mean, or "
-            "A @ expression"
-        )
-
-    def __abs__(self) -> NoReturn:
-        raise DeclarationError(
-            f"abs({self.text}): only what is linear in tokens and utilities can be written; for "
-            "|a - b| <= c write two constraints, a - b <= c and b - a <= c"
-        )
-
-    def __float__(self) -> NoReturn:
-        raise DeclarationError(f"{self.text} has no value before it is solved; see solution")
-
     def __pos__(self) -> Expression:
         return self
 
@@ -227,7 +223,7 @@ class Expression:
 
     def __sub__(self, other: Any) -> Expression:
         if isinstance(other, Expression):
-            return self._plus(-other, f"{self.text} - {_bracketed(other.text)}")
+            return self._plus(-other, f"{self.text} - {bracketed(other.text)}")
         if isinstance(other, Quantity):
             return self + -other
         return self + -as_float_array(other, f"the number taken from {self.text}")
@@ -244,7 +240,7 @@ class Expression:
         if sparse.issparse(other) or np.ndim(other) > 1:
             raise DeclarationError(
                 f"{self.text} * matrix: for the product with a matrix write "
-                f"A @ {_bracketed(self.text)}"
+                f"A @ {bracketed(self.text)}"
             )
         value = as_float_array(value_of(other), f"the factor of {self.text}")
         if self.scalar and value.ndim == 1:
@@ -256,7 +252,7 @@ class Expression:
         product = self.mapped_by(
             diagonal,
             scalar=self.scalar,
-            text=f"{_number_text(other, value)} * {_bracketed(self.text)}",
+            text=f"{_number_text(other, value)} * {bracketed(self.text)}",
             labels=self.labels,
             entrywise=self.entrywise,
         )
@@ -274,24 +270,6 @@ class Expression:
         require(divisor, divisor != 0, f"the divisor of {self.text}", "must not be 0")
         quotient = self * (1.0 / divisor)
         return quotient._remembering(lambda: self.current() / other, self, other)
-
-    def __rtruediv__(self, other: Any) -> NoReturn:
-        raise DeclarationError(
-            f"... / {_bracketed(self.text)}: only what is linear in tokens and utilities can be "
-            "written; divide by numbers only"
-        )
-
-    def __pow__(self, power: Any) -> NoReturn:
-        raise DeclarationError(
-            f"{_bracketed(self.text)} ** {power}: only what is linear in tokens and utilities can "
-            "be written; a curve of tokens is a utility, e.g. co.CumulativeSurge(...)(tokens)"
-        )
-
-    def __rpow__(self, base: Any) -> NoReturn:
-        raise DeclarationError(
-            f"... ** {_bracketed(self.text)}: only what is linear in tokens and utilities can be "
-            "written; a curve of tokens is a utility, e.g. co.CumulativeSurge(...)(tokens)"
-        )
 
     def __rmatmul__(self, matrix: Any) -> Expression:
         """`A @ expression` for a dense or scipy.sparse matrix (k, m), or a vector (m,)."""
@@ -324,7 +302,7 @@ class Expression:
             raise DeclarationError(
                 f"A @ {self.text}: A[{place}] = {rows.data[at].item()!r}: must be finite"
             )
-        return self.mapped_by(rows, scalar=scalar, text=f"A @ {_bracketed(self.text)}")
+        return self.mapped_by(rows, scalar=scalar, text=f"A @ {bracketed(self.text)}")
 
     def __matmul__(self, matrix: Any) -> Expression:
         if isinstance(matrix, Expression):
@@ -343,19 +321,23 @@ class Expression:
         return self.mapped_by(
             selection,
             scalar=one,
-            text=f"{_bracketed(self.text)}[{index[0] if one else '...'}]",
+            text=f"{bracketed(self.text)}[{index[0] if one else '...'}]",
             labels=None if one else labels,
             entrywise=self.entrywise,
         )
 
     def apply_utility(self, family: Utility) -> Expression:
         """What `family(self)` means: the vector of utilities of these queries."""
+        if not self.length:  # of nobody
+            return Expression({}, {}, np.zeros(0), **self._applied(family))
         atom = Atom(family, *self._queries(family, "utility"))
         return Expression({}, {atom: identity(self.length)},
             np.broadcast_to(0.0, (self.length,)), **self._applied(family))  # fmt: skip
 
     def apply_curve(self, family: CostCurve) -> Expression:
         """What `curve(self)` means: the vector of expected costs of these queries."""
+        if not self.length:
+            return Expression({}, {}, np.zeros(0), **self._applied(family))
         atom = Atom(family, *self._queries(family, "cost curve"))
         return Expression({}, {}, np.broadcast_to(0.0, (self.length,)),
             curves={atom: identity(self.length)}, **self._applied(family))  # fmt: skip
@@ -396,13 +378,10 @@ class Expression:
             constraint = Constraint(difference, sense, 0.0 - difference.constant, text)
         else:
             value = value_of(other)
-            level, length = right_hand_side(value, self, sense)
-            expression = self if length == self.length else self._stretched(length)
+            level = right_hand_side(value, self, sense)
             shown = "{...}" if isinstance(value, Mapping) else _number_text(other, level)
             text = f"{self.text} {sense} {shown}"
-            constraint = Constraint(
-                expression, sense, level - expression.constant, text, right=other
-            )
+            constraint = Constraint(self, sense, level - self.constant, text, right=other)
         return constraint.remembering(
             lambda: self.current()._compare(sense, _current(other)), self, other
         )
@@ -415,18 +394,6 @@ class Expression:
 
     def __eq__(self, other: Any) -> Constraint:  # type: ignore[override]
         return self._compare("==", other)
-
-    def __lt__(self, other: Any) -> NoReturn:
-        raise DeclarationError(
-            f"{self.text} < ...: strict inequalities have no optimum; write <=. (min, max and "
-            "sorted compare too: there is none of expressions; write one constraint for each)"
-        )
-
-    def __gt__(self, other: Any) -> NoReturn:
-        raise DeclarationError(
-            f"{self.text} > ...: strict inequalities have no optimum; write >=. (min, max and "
-            "sorted compare too: there is none of expressions; write one constraint for each)"
-        )
 
     def __ne__(self, other: Any) -> bool:
         if isinstance(other, Expression):
@@ -460,14 +427,16 @@ def _merge(
     return merged
 
 
-def _bracketed(text: str) -> str:
-    return f"({text})" if " + " in text or " - " in text else text
-
-
 def _number_text(given: Any, value: FloatArray) -> str:
     if isinstance(given, Quantity):
         return given.text
+    if value.size == 0:  # nobody is meant
+        return "[]" if np.ndim(given) else f"{float(given):.10g}"
     return f"{value.flat[0]:.10g}" if value.size == 1 or (value == value.flat[0]).all() else "[...]"
+
+
+def _kind(expression: Expression) -> str:
+    return "one number" if expression.scalar else f"a vector of {expression.length}"
 
 
 def _current(thing: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
         )
     length = expression.length
     if by is None:
+        if mean and not length:
+            raise DeclarationError(
+                f"co.mean({expression.text}): nothing is selected, and nothing has no mean; leave "
+                "it out where the selection is empty, e.g. `if mask.any():`"
+            )
         factor = 1.0 / length if mean else 1.0
         row = row_of_ones(length) if factor == 1.0 else row_of_ones(length) * factor
         return expression.mapped_by(row, scalar=True, text=f"{name}({expression.text})")
@@ -60,12 +65,21 @@ def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tu
         raise DeclarationError(f"{argument}: one label an entry is needed, got the text {by!r}")
     if hasattr(by, "factorize") and getattr(by, "ndim", 0) == 1 and len(by) == length:
         return _from_pandas(by, argument)
+    if isinstance(by, Mapping | Set | Iterator):
+        kind, values = type(by).__name__, "list(by.values())" if isinstance(by, Mapping) else ""
+        raise DeclarationError(
+            f"{argument}: one label an entry is needed, in the order of the {length} entries; a "
+            f"{kind} is not a list: give a list, an array or a column, such as "
+            + (values or "[tenant_of[query] for query in queries]")
+        )
     array = _as_labels(by)
     if array.ndim != 1 or array.shape[0] != length:
         raise DeclarationError(
             f"{argument}: one label an entry is needed, got shape {array.shape} for "
             f"{length} entries"
         )
+    if not length:
+        return np.zeros(0, dtype=np.intp), ()
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise DeclarationError(
             f"{argument}: label {int(np.isnan(array).argmax())} is missing (NaN)"

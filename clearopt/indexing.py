@@ -12,7 +12,10 @@ from clearopt.validation import require
 
 
 def resolve_index(key: Any, length: int, text: str) -> tuple[NDArray[np.intp], bool]:
-    """Positions named by a mask, slice, indices or one index; and whether it is one index."""
+    """Positions named by a mask, slice, indices or one index; and whether it is one index.
+
+    They may be none at all: what limits nobody holds.
+    """
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         if not -length <= key < length:
             raise DeclarationError(f"{text}[{key}]: there are only {length} entries")
@@ -21,8 +24,8 @@ def resolve_index(key: Any, length: int, text: str) -> tuple[NDArray[np.intp], b
         index = np.arange(length, dtype=np.intp)[key]
     else:
         array = np.asarray(key)
-        if array.size == 0:
-            raise DeclarationError(f"{text}[...]: selects nothing")
+        if array.size == 0 and isinstance(key, list):
+            array = array.astype(np.intp)  # NumPy takes an empty list for numbers with fractions
         if isinstance(key, tuple) or array.ndim != 1 or array.dtype.kind not in "biu":
             raise DeclarationError(
                 f"{text}[...]: index by a mask, a slice, whole numbers or one whole number, "
@@ -47,6 +50,4 @@ def resolve_index(key: Any, length: int, text: str) -> tuple[NDArray[np.intp], b
                     "read as positions; write mask.astype(bool)"
                 )
             index = array.astype(np.intp) % length
-    if index.shape[0] == 0:
-        raise DeclarationError(f"{text}[...]: selects nothing")
     return index.astype(np.intp), False

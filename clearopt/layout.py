@@ -173,6 +173,7 @@ class Layout:
             if here.size:
                 blocks.append(UtilityBlock(claim.family.take(here), claim.positions[here]))
         stacked = np.flatnonzero(~alone)
+        most = np.concatenate([allocation.upper for allocation in self.allocations])
         member = np.full((len(stack.claims), self.n), -1, dtype=np.intp)
         for k, claim in enumerate(stack.claims):
             member[k, claim.positions] = np.arange(claim.positions.size)
@@ -185,7 +186,7 @@ class Layout:
             ]
             weights = [self.shares[stack.claims[k].layer, queries] for k in present]
             try:
-                blocks.append(UtilityBlock(Total.of(parts, weights), queries))
+                blocks.append(UtilityBlock(Total.of(parts, weights, most[queries]), queries))
             except DeclarationError as error:
                 shown = ", ".join(self.name_of(int(query)) for query in queries[:3])
                 more = f" and {queries.size - 3} more" if queries.size > 3 else ""

@@ -98,6 +98,7 @@ class Parameter(Quantity):
 
     @property
     def value(self) -> Any:
+        """What it stands for: a number, a read-only array, or a mapping; set it to change it."""
         return self._value
 
     @value.setter

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
+from clearopt.assemble import make_solution
 from clearopt.compilation import compile_program, with_level
 from clearopt.constraints import Choice, Constraint
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, InfeasibleError
 from clearopt.expressions import Expression
 from clearopt.parameters import Parameter, parameters_of
 from clearopt.program import Program
@@ -193,9 +194,16 @@ class Problem:
             values: numbers; arrays or mappings by label where the right-hand side is one.
             solver, options: as in `solve`.
 
+        Returns:
+            One solution for each value. Where nothing can satisfy a value (a budget below the lower
+            bounds) its status is `infeasible` and its message says why; its `program` has that
+            value in it, but where the value is a bound, which would cross another: then it is the
+            program as declared.
+
         Raises:
             DeclarationError: no constraint has that name, the parameter is not part of the
-                problem, or a value is not one the constraint can take.
+                problem, or a value is not of the kind or shape that the constraint takes; before
+                anything is solved.
         """
         return list(self.sweep_lazily(what, values, solver, **options))
 
@@ -203,35 +211,64 @@ class Problem:
         self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
         **options: Any,
     ) -> Iterator[Solution]:  # fmt: skip
-        """As `sweep`, one solution at a time: only the last is kept for the next to start from.
+        """As `sweep`, one solution at a time: only the last is kept for the next to start from."""
+        values, declared = _listed(values), self._program
+        # All of them first: a value that is no number stops the sweep before anything is solved.
+        programs = list(
+            self._with_parameter(what, values)
+            if isinstance(what, Parameter)
+            else self._with_levels(what, values)
+        )
+        backend = get_solver(solver)
+        last: Solution | None = None
+        for program in programs:
+            if isinstance(program, InfeasibleError):
+                yield make_solution(
+                    program.program or declared,
+                    solver=backend.name,
+                    seconds=0.0,
+                    allocation=None,
+                    infeasible=True,
+                    message=str(program),
+                )
+                continue
+            solution = solve_program(program, backend, warm_start=last, **options)
+            last = solution if solution.allocation is not None else last
+            yield solution
 
-        A parameter is moved while the iterator is open and put back when it ends or is closed.
-        """
-        values, last = list(values), None
-        if isinstance(what, Parameter):
-            if what not in self.parameters:
-                raise DeclarationError(f"sweep: {what.text!r} is not a parameter of this problem")
-            before = what.value
-            try:
-                for value in values:
-                    what.value = value
-                    last = self.solve(solver, warm_start=last, **options)
-                    yield last
-            finally:
-                what.value = before
-            return
-        backend, base = get_solver(solver), self.program
-        position, constraint = self._named(what)
+    def _with_parameter(
+        self, parameter: Parameter, values: Iterable[Any]
+    ) -> Iterator[Program | InfeasibleError]:
+        """The program for each value of the parameter, or why nothing can satisfy it."""
+        if parameter not in self.parameters:
+            raise DeclarationError(f"sweep: {parameter.text!r} is not a parameter of this problem")
+        before = parameter.value
+        try:
+            for value in values:
+                parameter.value = value
+                try:
+                    yield self.program
+                except InfeasibleError as error:
+                    yield error
+        finally:
+            parameter.value = before
+
+    def _with_levels(self, name: str, values: Iterable[Any]) -> Iterator[Program | InfeasibleError]:
+        """The program for each right-hand side of one constraint, or why nothing can satisfy it."""
+        position, constraint = self._named(name)
+        base = self.program
         for value in values:
             changed = constraint.current().with_right_hand_side(value)
-            program = with_level(base, changed, what)
-            if program is None:  # a bound, or another set of entries is limited
-                others = list(self.constraints)
-                others[position] = changed
-                assert self.objective is not None
-                program = Problem(self.objective, others).program
-            last = solve_program(program, backend, warm_start=last, **options)
-            yield last
+            try:
+                program = with_level(base, changed, name)
+                if program is None:  # a bound, or another set of entries is limited
+                    others = list(self.constraints)
+                    others[position] = changed
+                    assert self.objective is not None
+                    program = Problem(self.objective, others).program
+                yield program
+            except InfeasibleError as error:
+                yield error
 
     def _named(self, name: str) -> tuple[int, Constraint]:
         named = {
@@ -284,3 +321,14 @@ class Problem:
         lines = [repr(self.objective), "subject to"]
         lines += [f"  {f'{c.name}: ' if c.name else ''}{c.text}" for c in self.constraints]
         return "\n".join([*lines, f"({self.size})"])
+
+
+def _listed(values: Any) -> list[Any]:
+    """The values of a sweep, one after another."""
+    listed = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+    if listed and getattr(values, "shape", None) != ():
+        return list(values)
+    raise DeclarationError(
+        f"sweep: values = {values!r}: give a list with one entry for each solve, such as "
+        "[1_000, 2_000, 4_000]; where the constraint takes a mapping or an array, a list of those"
+    )

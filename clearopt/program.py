@@ -102,7 +102,8 @@ class ConstraintGroup:
     count: int
     labels: tuple[Hashable, ...] | None = None
     scalar: bool = True
-    # Labels (positions, if not grouped) declared with an infinite limit: they have no row, price 0.
+    # Labels (positions, if not grouped) with an infinite limit, or that charge no query: they have
+    # no row and no bound, and the price 0.
     unlimited: tuple[Hashable, ...] = ()
     bounds: BoundEntries | None = None
     text: str = ""  # as the user wrote it

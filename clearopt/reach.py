@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from clearopt.errors import DeclarationError
+from clearopt.errors import InfeasibleError
 from clearopt.program import Program
 from clearopt.validation import FloatArray
 
@@ -14,7 +14,7 @@ def check_reach(program: Program) -> None:
     """Raise where a row or floor cannot be met whatever the other queries do.
 
     Raises:
-        DeclarationError: naming the constraint, its level and what its queries come to at best.
+        InfeasibleError: naming the constraint, its level and what its queries come to at best.
     """
     if program.right_hand_side.shape[0]:
         _check_rows(program)
@@ -41,9 +41,10 @@ def _check_rows(program: Program) -> None:
     ):  # fmt: skip
         if broken.any():
             row = int(np.argmax(broken))
-            raise DeclarationError(
+            raise InfeasibleError(
                 f"{describe(program, 'row', row)} = {level[row]:.10g}: {below}, "
-                f"{end[row]:.10g}; {advice}"
+                f"{end[row]:.10g}; {advice}",
+                program,
             )
 
 
@@ -69,10 +70,11 @@ def _check_floors(program: Program) -> None:
     broken = reach < floor - 1e-12 * np.abs(floor)
     if broken.any():
         row = int(np.argmax(broken))
-        raise DeclarationError(
+        raise InfeasibleError(
             f"{describe(program, 'floor', row)} = {floor[row]:.10g}: out of reach, its "
             f"queries come to {reach[row]:.10g} with as many tokens as their bounds allow; "
-            "lower the floor"
+            "lower the floor",
+            program,
         )
 
 

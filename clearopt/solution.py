@@ -47,6 +47,7 @@ class Solution:
         solver, seconds, message, statistics: who, how long, why it stopped, and counts.
         row_prices, floor_prices: the prices in the order of the program's rows (K,) and floors
             (J,), or None.
+        tolerance: the relative gap that was asked for; `optimal` is proven to it.
     """
 
     status: Status
@@ -65,6 +66,7 @@ class Solution:
     statistics: dict[str, Any] = field(default_factory=dict)
     row_prices: FloatArray | None = field(default=None, repr=False)
     floor_prices: FloatArray | None = field(default=None, repr=False)
+    tolerance: float = 1e-6
 
     @property
     def gap(self) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import clearopt as co
+from clearopt.formulations.checks import check_not_negative
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -39,6 +40,7 @@ def best_of_n(
             "best_of_n: success: one chance a query is needed, an array of shape (n,), got shape "
             f"{np.shape(success)}; for the same chance everywhere write np.full(n, success)"
         )
+    check_not_negative("best_of_n: tokens_per_sample", tokens_per_sample, "what a sample costs")
     samples = co.Allocation(
         len(np.asarray(success)), upper=samples_upper, integer=True, name="samples"
     )

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -36,6 +37,7 @@ def fairness_floors(
         upper: the largest number of tokens for one query, number or (n,).
         integer: count tokens whole, as a server does.
     """
+    check_utility("fairness_floors: utility", utility)
     tokens = co.Allocation(len(tenants), upper=upper, integer=integer, name="tokens")
     accuracy = utility(tokens)
     return co.Problem(

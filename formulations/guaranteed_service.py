@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -42,6 +43,7 @@ def guaranteed_service(
         minimum: the fewest tokens of any query that is served at all, number or (n,).
         integer: count tokens whole, as a server does.
     """
+    check_utility("guaranteed_service: utility", utility)
     mask = np.asarray(vip)
     if mask.dtype != np.bool_ or mask.shape != (n,):
         raise co.DeclarationError(

@@ -9,6 +9,7 @@ from operator import add
 from typing import TYPE_CHECKING
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -57,6 +58,8 @@ def model_routing(
             "model_routing: models: expected a mapping from a name to a ModelOption, at least one, "
             f"got {models!r}"
         )
+    for name, option in models.items():
+        check_utility(f"model_routing: models[{name!r}]: utility", option.utility)
     tokens = {
         name: co.Allocation(
             n, lower=m.least, upper=m.upper, integer=integer, semicontinuous=True, name=name

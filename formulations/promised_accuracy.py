@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -38,8 +39,8 @@ def promised_accuracy(
         integer: count tokens whole, as a server does.
         by: one label a query, such as its tenant; None for one promise over all.
     """
+    check_utility("promised_accuracy: utility", utility)
     if by is None and np.ndim(accuracy) > 0:  # type: ignore[arg-type]
-        # The language would hold the one mean above every number: their maximum.
         raise co.DeclarationError(
             "promised_accuracy: accuracy has several numbers for one mean; give one number, or "
             "labels `by` and the numbers of their groups"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -38,6 +39,7 @@ def realised_tokens(
         upper: the largest cap for one query, number or (n,).
         integer: count tokens whole, as a server does.
     """
+    check_utility("realised_tokens: utility", utility)
     if not isinstance(cost, co.CostCurve):
         raise co.DeclarationError(
             f"realised_tokens: cost is {cost!r}, not a cost curve; give the utility first, then "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import clearopt as co
+from clearopt.formulations.checks import check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -31,6 +32,7 @@ def token_budget(
         upper: the largest number of tokens for one query, number or (n,).
         integer: count tokens whole, as a server does.
     """
+    check_utility("token_budget: utility", utility)
     tokens = co.Allocation(n, upper=upper, integer=integer, name="tokens")
     return co.Problem(
         co.Maximize(co.sum(utility(tokens))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import clearopt as co
+from clearopt.formulations.checks import check_not_negative, check_utility
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,6 +38,8 @@ def tokens_and_memory(
         upper: the largest number of tokens for one query, number or (n,).
         integer: count tokens whole, as a server does.
     """
+    check_utility("tokens_and_memory: utility", utility)
+    check_not_negative("tokens_and_memory: kv_bytes", kv_bytes, "bytes that a token takes")
     tokens = co.Allocation(n, upper=upper, integer=integer, name="tokens")
     return co.Problem(
         co.Maximize(co.sum(utility(tokens))),

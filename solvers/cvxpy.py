@@ -55,6 +55,7 @@ class Cvxpy(Backend):
     own_options = frozenset({"cvxpy_solver"})
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
+        cvxpy_solver = _chosen_solver(options)  # imports CVXPY, which no time limit pays for
         started = time.perf_counter()
         deadline = math.inf if options.time_limit is None else started + options.time_limit
         if is_unbounded_direction(program):
@@ -66,7 +67,7 @@ class Cvxpy(Backend):
                 unbounded=True,
                 message="tokens can be added without end, and each one adds to the objective",
             )
-        run = _Run(_chosen_solver(options), options, deadline)
+        run = _Run(cvxpy_solver, options, deadline)
         seen = _in_cost(program)
         envelope = concave_envelope(seen.program, seen.lower, seen.upper)
         relaxed = _relax(seen.program, envelope, run)

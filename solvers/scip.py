@@ -42,13 +42,14 @@ class Scip(Backend):
     extra = "scip"
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
+        interface = _interface()  # imports Pyomo and SCIP, which no time limit pays for
         started = time.perf_counter()
         if is_unbounded_direction(program):
             return _unbounded(program, started)
         own = scaled(program)
         model = build_model(own.program)
         spent = time.perf_counter() - started
-        results = _run(model, options, spent)
+        results = _run(interface, model, options, spent)
         condition = results.termination_condition.name
         tokens = _tokens(own.program, model, results)
         if tokens is not None:
@@ -89,7 +90,7 @@ _MESSAGES = {
 }
 
 
-def _run(model: Any, options: SolveOptions, spent: float) -> Any:
+def _run(interface: Any, model: Any, options: SolveOptions, spent: float) -> Any:
     """Pyomo's results of one SCIP run, nothing loaded into the model."""
     settings: dict[str, Any] = {
         "numerics/feastol": _FEASIBILITY,
@@ -99,7 +100,7 @@ def _run(model: Any, options: SolveOptions, spent: float) -> Any:
         "display/verblevel": 4 if options.verbose else 0,
     }
     limit = options.time_limit
-    return _interface().solve(
+    return interface.solve(
         model,
         tee=options.verbose,
         threads=options.threads,
@@ -120,6 +121,8 @@ def _interface() -> Any:
     that thread never runs, and once SCIP (or its LP solver, to stderr) has written 64 kB both wait
     for ever. `optimizeNogil` lets it run.
     """
+    import pyomo.environ  # noqa: F401  # and this while the model is built
+    import pyscipopt  # noqa: F401  # Pyomo would import it at the first solve
     from pyomo.contrib.solver.solvers.scip.scip_direct import ScipDirect
 
     class Released(ScipDirect):  # type: ignore[misc]  # Pyomo carries no types

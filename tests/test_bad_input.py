@@ -216,9 +216,6 @@ def test_matrices_that_do_not_fit(tokens):
     ("key", "pieces"),
     [
         ([True, False, True], ["mask has length 3, not 4"]),
-        ([False] * N, ["selects nothing"]),
-        ([], ["selects nothing"]),
-        (slice(3, 3), ["selects nothing"]),
         (4, ["tokens[4]", "only 4 entries"]),
         (-5, ["tokens[-5]", "only 4 entries"]),
         ([0, 1, 9], ["indices[2] = 9", "only 4 entries"]),
@@ -407,8 +404,8 @@ def test_budgets_that_cannot_be_met():
         maximize(
             co.sum(accuracy), (co.sum(tokens, by=list("aabb")) <= {"a": 20, "b": 19}).named("cap")
         )
-    with refuses("constraint 0[1] = 9", "at least, 10"):
-        maximize(co.sum(accuracy), np.eye(2, N) @ tokens <= [10, 9])
+    with refuses("constraint 0[1] = 9", "at least, 20"):
+        maximize(co.sum(accuracy), np.tri(2, N) @ tokens <= [10, 9])
     with refuses("least = 201", "at most, 200", "raise the bounds"):
         maximize(co.sum(accuracy), (co.sum(tokens) >= 201).named("least"))
     with refuses("exact = 30", "at least, 40"):

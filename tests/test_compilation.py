@@ -1,5 +1,6 @@
 """From the declaration to the arrays of `Program`: rows, floors, bounds, and what each is for."""
 
+import re
 import time
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_an_infinite_limit_is_no_row_and_its_price_is_zero(tokens):
     p = program_of(
         co.sum(FAMILY(tokens)),
         (co.sum(tokens, by=list("aabbcc")) <= {"a": np.inf, "b": 30, "c": np.inf}).named("cap"),
-        (np.eye(2, N) @ tokens <= [np.inf, 20]).named("pair"),
+        (np.tri(3, N, 1)[1:] @ tokens <= [np.inf, 20]).named("pair"),
         (co.sum(tokens) <= np.inf).named("budget"),
         (co.mean(FAMILY(tokens)) >= -np.inf).named("floor"),
     )
@@ -156,8 +157,89 @@ def test_a_sum_is_a_row_even_over_one_query():
     tokens = co.Allocation(1, upper=9)
     p = program_of(co.sum(FAMILY(tokens)), (co.sum(tokens) <= 5).named("budget"))
     assert p.rows.shape[0] == 1
-    p = program_of(co.sum(FAMILY(tokens)), (np.ones((1, 1)) @ tokens <= 5).named("budget"))
+    p = program_of(co.sum(FAMILY(tokens)), (np.ones(1) @ tokens <= 5).named("budget"))
     assert p.rows.shape[0] == 1
+
+
+def test_a_matrix_or_groups_with_one_query_a_row_are_bounds(tokens):
+    matrix = np.zeros((3, N))
+    matrix[0, 1], matrix[1, 3] = 2.0, -1.0  # the last row charges nobody
+    p = program_of(
+        co.sum(FAMILY(tokens)),
+        (matrix @ tokens <= [50, -5, 3]).named("matrix"),
+        (matrix[:2] @ tokens[:] == [40, -7]).named("pinned"),
+        (co.sum(tokens, by=range(N)) <= dict(enumerate([9, np.inf, 8, 20, 20, 20]))).named("own"),
+    )
+    assert p.rows.shape[0] == 0
+    assert p.upper.tolist() == [9, 20, 8, 7, 20, 20]
+    assert p.lower.tolist() == [1, 20, 1, 7, 1, 1]
+    solution = co.Problem.from_program(p).solve()
+    assert solution.status == "optimal"
+    assert solution.prices["matrix"].tolist() == [0, 0, 0]
+    pinned, own = solution.prices["pinned"], solution.prices["own"]
+    assert list(own) == list(range(N))
+    assert own[1] == 0 < own[0]
+    slope = FAMILY.broadcast(N).marginal(solution.allocation)
+    assert own[4] == pytest.approx(slope[4], rel=1e-9)
+    assert pinned == pytest.approx([slope[1] / 2, -slope[3]], rel=1e-9, abs=1e-12)
+    # A row of several queries among them: rows, all of them.
+    matrix[2, :2] = 1.0
+    p = program_of(co.sum(FAMILY(tokens)), matrix @ tokens <= [50, -5, 3])
+    assert p.rows.shape[0] == 3
+
+
+def test_what_limits_nobody_holds_or_is_refused(tokens):
+    accuracy, nobody = FAMILY(tokens), np.zeros(N, dtype=bool)
+    vacuous = [
+        tokens[nobody] >= 5,
+        tokens[[]] == 5,
+        co.sum(tokens[nobody]) <= 5,
+        np.zeros((2, N)) @ tokens >= [0, -1],
+        co.sum(tokens[nobody], by=[]) <= {},
+        accuracy[nobody] >= 0.5,
+        FAMILY(tokens[nobody]) >= 0.5,
+        co.sum(FAMILY(tokens[nobody])) >= 0,
+        co.at_most_one(tokens[nobody], co.Allocation(3, upper=9, name="other")[[]]),
+    ]
+    budget = (co.sum(tokens) <= 100).named("budget")
+    total = co.sum(accuracy) + co.sum(co.Hill(np.zeros(0), 10, 2)(tokens[nobody]))
+    problem = co.Problem(co.Maximize(total), [budget, *vacuous])
+    assert problem.program.rows.shape[0] == 1
+    assert problem.program.floors.shape[0] == 0
+    solution = problem.solve()
+    alone = co.Problem(co.Maximize(co.sum(accuracy)), [budget]).solve()
+    assert solution.objective == alone.objective
+    assert solution.prices["constraint 1"].shape == (0,)
+    assert solution.prices["constraint 3"] == 0.0
+    assert solution.prices["constraint 4"].tolist() == [0.0, 0.0]
+    assert solution.prices["constraint 5"] == {}
+    assert "no limit" in str(problem.explain())
+    for broken, where in (
+        (co.sum(tokens[nobody]) >= 5, "constraint 0: `sum(tokens[...]) >= 5`"),
+        (np.zeros((2, N)) @ tokens <= [1, -1], "constraint 0[1]"),
+        (co.sum(FAMILY(tokens[nobody])) >= 0.5, "left side is 0, which is not >= 0.5"),
+    ):
+        with pytest.raises(co.DeclarationError, match=re.escape(where)):
+            program_of(co.sum(accuracy), broken)
+    with pytest.raises(co.DeclarationError, match="nothing has no mean"):
+        co.mean(tokens[nobody])
+
+
+def test_bounds_that_cross_name_where_they_are_from():
+    tokens = co.Allocation(3, lower=29, upper=150, semicontinuous=True, integer=True, name="tokens")
+    for constraints, pieces in (
+        ([(tokens[0] == 25).named("pin")],
+         "at least 29 (its least amount where it gets any, as pin: `tokens[0] == 25` demands), "
+         "and at most 25 (from pin: `tokens[0] == 25`)"),
+        ([tokens[0] >= 40, (tokens <= 35).named("cap")],
+         "at most 35, below its lower bound of 40 tokens (from constraint 0: `tokens[0] >= 40`)"),
+        ([(tokens <= 35).named("cap"), tokens[0] >= 40],
+         "above its upper bound of 35 tokens (from cap: `tokens <= 35`)"),
+        ([tokens[0] >= 30.2, tokens[0] <= 30.8],
+         "at least 31 (from constraint 0: `tokens[0] >= 30.2`), and at most 30 (from constraint 1"),
+    ):  # fmt: skip
+        with pytest.raises(co.DeclarationError, match=re.escape(pieces)):
+            program_of(co.sum(FAMILY(tokens)), *constraints)
 
 
 def test_bounds_of_whole_tokens_are_whole():
@@ -202,6 +284,13 @@ def test_the_same_utility_may_be_named_twice(tokens):
     assert p.weight.tolist() == [2.0] * N
 
 
+def _left_sides(program, group, x):
+    """What a constraint comes to: a row, or the bounds that rows over one query become."""
+    if group.bounds is not None:
+        return group.bounds.factor * x[group.bounds.query]
+    return (program.rows @ x)[group.rows]
+
+
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_random_declarations_evaluate_like_numpy(data):
@@ -222,7 +311,8 @@ def test_random_declarations_evaluate_like_numpy(data):
     )
     groups = list(dict.fromkeys(by.tolist()))
     activity = np.concatenate([matrix @ x, [np.sum((weights * x)[by == g]) for g in groups]])
-    np.testing.assert_allclose(p.rows @ x, activity, rtol=1e-12, atol=1e-12)
+    sides = [_left_sides(p, group, x) for group in p.constraints if group.kind != "floor"]
+    np.testing.assert_allclose(np.concatenate(sides), activity, rtol=1e-12, atol=1e-12)
     value = family.value(x)
     np.testing.assert_allclose(p.floors @ p.utility(x), [value[by == g].sum() for g in groups])
     assert p.objective(x) == pytest.approx(weights @ value, rel=1e-12, abs=1e-15)

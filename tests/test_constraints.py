@@ -29,10 +29,26 @@ def test_expressions_on_both_sides(tokens):
     assert matrix.tolist() == [[1.0, -2.0, 0.0], [0.0, 1.0, -2.0]]
 
 
-def test_a_scalar_against_several_levels_is_several_rows(tokens):
-    constraint = co.sum(tokens) >= [1, 2]
-    assert constraint.level.tolist() == [1.0, 2.0]
-    assert constraint.expression.length == 2
+def test_one_number_against_a_list_is_refused(tokens):
+    for levels in ([1, 2], [1], np.ones(3)):
+        with pytest.raises(co.DeclarationError, match=r"sum\(tokens\) is one number.*list of"):
+            co.sum(tokens) >= levels
+    with pytest.raises(co.DeclarationError, match="by=labels"):
+        tokens[0] <= [1, 2]
+    # Against another expression it stands in every row.
+    assert (co.sum(tokens) >= 2 * tokens).expression.length == tokens.length
+
+
+def test_there_is_no_logic_of_constraints(tokens):
+    first, second = co.sum(tokens) <= 5, tokens[0] >= 1
+    with pytest.raises(
+        co.DeclarationError, match=r"& with `sum\(tokens\) <= 5`.*\[first, second\]"
+    ):
+        first & second
+    with pytest.raises(co.DeclarationError, match=r"\| with .*semicontinuous=True.*co.at_most_one"):
+        first | second
+    with pytest.raises(co.DeclarationError, match=r"~ with .*cannot be negated.*with <="):
+        ~second
 
 
 def test_names_and_texts(tokens):

@@ -377,10 +377,40 @@ def test_tables_and_sums_of_families():
     parts = [
         family(np.ones(4), np.ones(4), np.ones(4)) for family in (CumulativeSurge, ShiftedSurge)
     ]
-    total = Total.of(parts, [np.ones(4)] * 2)
-    text = str(explain(make(utilities=(UtilityBlock(total, np.arange(4)),))))
-    assert repr(total) in text
-    assert "the sum of its parts" in text
+    total = Total.of(parts, [np.ones(4), np.array([2.0, 1, 1, 1])])
+    program = make(utilities=(UtilityBlock(total, np.arange(4)),))
+    text = str(explain(program))
+    first, second = (
+        f"{f}(scale 1, threshold 1, rate 1)" for f in ("CumulativeSurge", "ShiftedSurge")
+    )
+    assert f"U_i(b_i) = {first} + {{1, 2}} {second}  4 queries" in text
+    assert "ShiftedSurge = scale y e^(1 - y)" in text
+    assert repr(total).startswith("CumulativeSurge(scale=1, ")
+    assert " + [1 .. 2] * ShiftedSurge(scale=1, " in repr(total)
+    _parse_latex(explain(program).latex())
+
+
+def test_a_sum_is_written_with_its_factors_and_without_what_is_multiplied_by_nothing():
+    tokens = co.Allocation(3, upper=100, name="tokens")
+    first, second = co.Logistic(0.5, 40, 0.1)(tokens), co.Logistic(0.3, 50, 0.1)(tokens)
+    alone = "Logistic(scale 0.5, midpoint 40, rate 0.1)"
+    both = f"{alone} + 2 Logistic(scale 0.3, midpoint 50, rate 0.1)"
+    for factor, after in ((2, both), (0, alone)):
+        total = co.sum(1 * first + factor * second)
+        explanation = co.Problem(co.Maximize(total), [co.sum(tokens) <= 120]).explain()
+        assert f"U_i(b_i) = {after}  3 queries" in str(explanation)
+        _parse_latex(explanation.latex())
+    # Many sums of one kind are told together.
+    many = sum(
+        (co.sum(k * co.Logistic(0.5, 40, 0.1)(tokens) + co.Logistic(0.1 * k, 45, 0.1)(tokens))
+         for tokens, k in ((co.Allocation(2, upper=9, name=f"t{k}"), k + 1) for k in range(8))),
+        start=co.sum(tokens),
+    )  # fmt: skip
+    text = str(co.Problem(co.Maximize(many)).explain())
+    assert (
+        "[1 .. 8] Logistic(scale 0.5, midpoint 40, rate 0.1) + Logistic(scale [0.1 .. 0.8]" in text
+    )
+    assert "16 queries, declared in 8 parts" in text
 
 
 # ---------------------------------------------------------------------- however large

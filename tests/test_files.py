@@ -182,7 +182,7 @@ def test_no_field_is_forgotten():
     assert names(co.Solution) == {
         "status", "program", "allocation", "objective", "bound", "prices", "marginal_values",
         "utilities", "funded", "feasibility", "solver", "seconds", "message", "statistics",
-        "row_prices", "floor_prices",
+        "row_prices", "floor_prices", "tolerance",
     }  # fmt: skip
 
 
@@ -542,6 +542,8 @@ def test_families_with_rules_of_their_own_keep_them(name, tmp_path):
         "Total": [(put("utilities.0.weight.0", lambda x: -x), "must be at least 0"),
                   (put("utilities.0.part.1.threshold", lambda x: x + 60), "convex|S-shaped"),
                   (head("utilities", 0, "parts", to=[]), "a sum has parts"),
+                  (put("utilities.0.most", lambda x: 0.5 * x), "below its query's upper bound"),
+                  (put("utilities.0.most", lambda x: x[1:]), "has shape"),
                   (head("utilities", 0, "parts", 0, "family", to="Total"), "no part of a sum")],
     }[name]  # fmt: skip
     for change, message in edits:
@@ -573,6 +575,12 @@ BAD_SOLUTIONS = [
     (put("solution.utilities", lambda x: x + 0.1), "utilities\\[0\\] = "),
     (put("solution.funded", lambda x: ~x), "'funded' does not follow"),
     (put("solution.row_prices", lambda x: x[:0]), "has shape"),
+    (put("solution.row_prices", lambda x: x * np.nan), "is not a number"),
+    (put("solution.prices.0", lambda x: x * np.nan), "is not a number"),
+    (put("solution.marginal_values.0", lambda x: x * np.nan), "is not a number"),
+    (head("solution", "bound", to=8.0), "more than the tolerance of 1e-06"),
+    (head("solution", "tolerance", to=-1), "tolerance = -1: must be at least 0"),
+    (head("solution", "tolerance", to="wide"), "tolerance = 'wide': must be a finite number"),
     (put("solution.prices.0", lambda x: np.r_[x, x]), "has shape"),
     (put("utilities.0.scale", lambda x: 0.5 * x), "utilities\\[\\d\\] = "),
     (put("right_hand_side", lambda x: 0.5 * x), "the allocation misses row 0"),
@@ -585,6 +593,25 @@ def test_an_edited_solution_is_contradicted_by_its_program(change, message, tmp_
     with pytest.raises(co.DeclarationError, match=message) as refused:
         co.load(path)
     assert str(path) in str(refused.value)
+
+
+def test_the_tolerance_of_a_proof_is_kept(tmp_path):
+    solution = random_problem(3, "floor", whole=True).solve(tolerance=0.05)
+    assert (solution.status, solution.tolerance) == ("optimal", 0.05)
+    path = saved(tmp_path, solution)
+    assert co.load(path).tolerance == 0.05
+
+    def says_nothing(header, arrays):
+        del header["solution"]["tolerance"]
+
+    # A file of before: what it proves to the usual tolerance is believed, the rest downgraded.
+    assert co.load(edit(saved(tmp_path, solved_simply()), says_nothing)).status == "optimal"
+    wide = solved_simply()
+    wide = dataclasses.replace(wide, bound=1.01 * wide.objective, tolerance=0.05)
+    again = co.load(edit(saved(tmp_path, wide), says_nothing))
+    assert again.status == "feasible"
+    assert "without the tolerance" in again.message
+    assert again.bound == wide.bound
 
 
 def attempt(path):

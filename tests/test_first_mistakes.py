@@ -3,10 +3,13 @@
 A message names the piece that is wrong, in the user's own words, and what to write instead.
 """
 
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import clearopt as co
+from clearopt import formulations as ready
 
 N = 6
 TENANT = list("aabbcc")
@@ -44,6 +47,72 @@ MISTAKES = {
     "joins constraints with and": (
         lambda: budget and co.sum(tokens) >= 2,
         ["no truth value", "two constraints"],
+    ),
+    "joins constraints with &": (
+        lambda: (co.sum(tokens) <= 50) & (tokens[0] >= 2),
+        ["& with `sum(tokens) <= 50`", "one list"],
+    ),
+    "forgets the brackets beside &": (
+        lambda: co.sum(tokens) <= 50 & tokens[0] <= 2,
+        ["& with tokens[0]", "brackets"],
+    ),
+    "wants one constraint or the other": (
+        lambda: (tokens <= 0) | (tokens >= 20),
+        ["| with `tokens <= 0`", "semicontinuous=True"],
+    ),
+    "negates a constraint": (lambda: ~(tokens <= 5), ["~ with", "cannot be negated", ">="]),
+    "calls .sum()": (lambda: tokens.sum() <= 50, ["tokens.sum", "co.sum(tokens)", "by=labels"]),
+    "asks an allocation for its value": (
+        lambda: tokens.value,
+        ["tokens.value", "solution = problem.solve()", ".allocation"],
+    ),
+    "rounds": (lambda: int(co.sum(tokens)), ["sum(tokens) has no value", "solution"]),
+    "takes a float": (lambda: float(tokens[0]), ["tokens[0] has no value", "solution"]),
+    "divides into whole blocks": (lambda: tokens // 2, ["tokens // 2", "/ 2", "integer=True"]),
+    "takes a remainder": (lambda: tokens % 2 == 0, ["tokens % 2", "not linear", "in blocks"]),
+    "assigns to an entry": (
+        lambda: tokens.__setitem__(0, 5),
+        ["not assigned to", "tokens[i] == number"],
+    ),
+    "applies a JAX function": (
+        lambda: jnp.exp(-tokens),
+        ["jax.numpy on -1 * tokens", "a curve of tokens is a utility", "co.Sigmoidal"],
+    ),
+    "multiplies a pandas matrix": (
+        lambda: pd.DataFrame(np.eye(N)) @ tokens,
+        ["frame @ tokens", "frame.to_numpy() @ tokens"],
+    ),
+    "gives one number a list of limits": (
+        lambda: co.sum(tokens) <= [100, 200],
+        ["sum(tokens) is one number", "a list of 2", "by=labels"],
+    ),
+    "groups by a mapping": (
+        lambda: co.sum(tokens, by=dict(enumerate(TENANT))),
+        ["a dict is not a list", "list(by.values())"],
+    ),
+    "groups by a generator": (
+        lambda: co.sum(tokens, by=(name for name in TENANT)),
+        ["a generator is not a list", "in the order of the 6 entries"],
+    ),
+    "averages nobody": (
+        lambda: co.mean(tokens[np.zeros(N, dtype=bool)]),
+        ["nothing is selected", "if mask.any()"],
+    ),
+    "names the paper's parameters": (
+        lambda: co.CumulativeSurge(scale=0.9, tau=10, beta=0.1),
+        ["CumulativeSurge(...)", "'tau'", "'beta'", "CumulativeSurge(scale, threshold, rate)"],
+    ),
+    "sweeps over one number": (
+        lambda: problem(budget).sweep("budget", 5),
+        ["values = 5", "a list", "[1_000, 2_000, 4_000]"],
+    ),
+    "gives a number for a utility": (
+        lambda: ready.token_budget(0.5, N, 50, upper=100),
+        ["token_budget: utility is 0.5", "co.CumulativeSurge(scale, threshold, rate)"],
+    ),
+    "gives shares in percent": (
+        lambda: ready.tenant_shares(family, TENANT, 50, {"a": 60, "b": 1, "c": 1}, upper=100),
+        ["shares['a'] = 60", "0 to 1", "0.6 for 60 %"],
     ),
     "is strict": (lambda: co.sum(tokens) < 50, ["sum(tokens) < ...", "write <="]),
     "takes a maximum": (
@@ -142,7 +211,7 @@ MISTAKES = {
     "adds curves that surge one after the other": (
         lambda: problem(
             budget,
-            of=co.Maximize(co.sum(accuracy) + co.sum(co.CumulativeSurge(0.9, 400, 0.1)(tokens))),
+            of=co.Maximize(co.sum(accuracy) + co.sum(co.CumulativeSurge(0.9, 70, 0.5)(tokens))),
         ),
         ["query 0", "CumulativeSurge + CumulativeSurge", "not S-shaped"],
     ),

@@ -153,3 +153,28 @@ def test_sweep_refuses(tokens):
         problem.sweep("order", [1])
     with pytest.raises(co.DeclarationError, match="warm_start = 3"):
         problem.solve(warm_start=3)
+
+
+def test_a_parameter_keeps_the_shape_of_what_it_stands_in():
+    tokens = co.Allocation(3, upper=9, name="tokens")
+    weight, budget = co.Parameter(1.0, name="weight"), co.Parameter(9.0, name="budget")
+    limits = co.Parameter(5.0, name="limits")
+    accuracy = co.Hill(0.5, 3, 2)(tokens)
+    problem = co.Problem(
+        co.Maximize(weight * co.sum(accuracy)),
+        [(co.sum(tokens) <= budget).named("budget"), tokens <= limits],
+    )
+    first = problem.solve().objective
+    budget.value = [9, 10]
+    with pytest.raises(co.DeclarationError, match="one number, and this is a list of 2"):
+        problem.solve()
+    budget.value = 9
+    for value in ([1.0, 2.0], [1.0]):
+        weight.value = value
+        with pytest.raises(
+            co.DeclarationError, match=r"weight \* sum.*declared as one number.*'weight'.*vector of"
+        ):
+            problem.solve()
+    weight.value = 2
+    limits.value = [5, 5, 4]  # one a query, as the one number was: the same shape
+    assert problem.solve().objective < 2 * first + 1e-9

@@ -119,3 +119,54 @@ def test_solvers_lists_what_is_registered():
     text = repr(table)
     for name in table:
         assert name in text
+
+
+# ------------------------------------------------------------------ sweeps
+def swept():
+    tokens = co.Allocation(4, lower=2, upper=50, name="tokens")
+    level, least = co.Parameter(60.0, name="level"), co.Parameter(3.0, name="least")
+    accuracy = co.CumulativeSurge(0.9, [5, 9, 14, 20], 0.2)(tokens)
+    problem = co.Problem(
+        co.Maximize(co.sum(accuracy)),
+        [
+            (co.sum(tokens) <= level).named("budget"),
+            (tokens[0] >= least).named("least"),
+            (co.mean(accuracy) >= 0.01).named("floor"),
+        ],
+    )
+    return problem, level, least
+
+
+def test_a_value_that_nothing_satisfies_is_an_entry_of_a_sweep():
+    problem, level, least = swept()
+    whole = problem.solve()
+    for what, position in (("budget", "budget"), (level, "budget")):
+        found = problem.sweep(what, [1, 60, 5, 40])
+        assert [s.status == "infeasible" for s in found] == [True, False, True, False]
+        assert found[0].message.startswith(f"{position} = 1: below what the bounds")
+        assert found[0].allocation is None
+        assert np.isnan(found[0].objective)
+        assert found[0].program.right_hand_side.tolist() == [1.0]
+        assert found[1].objective == pytest.approx(whole.objective, rel=1e-6)
+    for what in ("least", least):
+        found = problem.sweep(what, [51, 20])
+        assert [s.status == "infeasible" for s in found] == [True, False]
+        assert "query 0 is held at least 51, above its upper bound" in found[0].message
+        assert found[0].program.lower.tolist() == problem.program.lower.tolist()
+        assert found[1].program.lower[0] == 20
+    found = problem.sweep("floor", [0.95, 0.3])
+    assert [s.status == "infeasible" for s in found] == [True, False]
+    assert "out of reach" in found[0].summary()
+    assert (level.value, least.value) == (60.0, 3.0)
+
+
+@pytest.mark.parametrize("what", ["budget", "level"])
+@pytest.mark.parametrize(
+    "values", [5, "60", {"a": 3}, np.float64(60), [60, "x"], [60, [1, 2]], [60, None]]
+)
+def test_a_value_of_the_wrong_kind_stops_a_sweep_before_it_solves(what, values, monkeypatch):
+    problem, level, _ = swept()
+    monkeypatch.setattr("clearopt.problem.solve_program", lambda *_, **__: pytest.fail("solved"))
+    with pytest.raises(co.DeclarationError):
+        problem.sweep(level if what == "level" else what, values)
+    assert level.value == 60.0

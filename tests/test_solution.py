@@ -19,7 +19,7 @@ def a_problem(**allocation):
         [
             (co.sum(tokens) <= 60).named("budget"),
             (co.sum(tokens, by=["a", "b", "b"]) <= {"a": 50, "b": 60}).named("cap"),
-            (np.eye(2, 3) @ tokens <= [70, 80]).named("pair"),
+            ((np.eye(2, 3) + np.eye(2, 3, 1)) @ tokens <= [70, 80]).named("pair"),
             (co.mean(FAMILY(tokens)) >= 0.1).named("floor"),
         ],
     )

@@ -373,7 +373,7 @@ def _bound(group: ConstraintGroup, layout: Layout) -> Relation:
         labelled=False,
         entrywise=True,
         examples=(),
-        unlimited=bounds.query.size - count if bounds is not None else 0,
+        unlimited=len(group.unlimited) + (bounds.query.size - count if bounds is not None else 0),
         unlimited_examples=(),
         text=group.text,
     )

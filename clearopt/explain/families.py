@@ -60,7 +60,6 @@ FORMULAS: dict[str, tuple[str, str]] = {
         r"\text{measured at the budgets of the grid}",
     ),
     "Sigmoidal": ("fn(b, ...)", r"\mathrm{fn}(b,\ldots)"),
-    "Total": ("the sum of its parts", r"\text{the sum of its parts}"),
     "ExpectedTokens": (
         "E[min(T, b)] = b - ends (y - 2 + (2 + y) e^-y) / rate" + _PAST[0],
         r"\mathrm{E}[\min(T,b)]=b-\mathrm{ends}\,\frac{y-2+(2+y)\,e^{-y}}{\mathrm{rate}}"
@@ -72,7 +71,7 @@ FORMULAS: dict[str, tuple[str, str]] = {
     ),
 }
 # Not made of parameters alone: the repr says what they are.
-_SHOWN_BY_REPR = {"Sigmoidal", "Total"}
+_SHOWN_BY_REPR = {"Sigmoidal"}
 # What is 1 in every program that a user declares is neither in the formula nor shown.
 _UNSAID = {"BestOfN": "scale"}
 
@@ -88,7 +87,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class FamilyFacts:
-    """One family on `size` queries; `shown` stands for it where it has no `parameters`."""
+    """One family on `size` queries; `shown` stands for it where it has no `parameters`.
+
+    A sum has `terms` instead: what each part is multiplied by, and the part.
+    """
 
     quantity: Literal["utility", "curve"]
     name: str
@@ -99,6 +101,14 @@ class FamilyFacts:
     known: bool
     interpolation: str = ""  # between measured points
     blocks: int = 1
+    terms: tuple[tuple[Spread, FamilyFacts], ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for families that can be told together."""
+        names = tuple((p.name, p.columns) for p in self.parameters or ())
+        parts = tuple(part.key for _, part in self.terms)
+        return (self.name, self.shown, self.interpolation, names, parts)
 
 
 def families(
@@ -107,23 +117,43 @@ def families(
     quantity: Literal["utility", "curve"],
 ) -> tuple[list[FamilyFacts], int]:
     """The families in order, put together by class if they are many; how many are left out."""
-    found = [_facts(block, layout, quantity) for block in blocks if block.index.size]
+    found = [
+        _facts(block.family, block.index.size, layout.common(block.index), quantity)
+        for block in blocks
+        if block.index.size
+    ]
     if len(found) > MOST_BLOCKS:
         merged: dict[Any, FamilyFacts] = {}
         for facts in found:
-            names = tuple((p.name, p.columns) for p in facts.parameters or ())
-            key = (facts.name, facts.shown, facts.interpolation, names)
-            merged[key] = _together(merged[key], facts) if key in merged else facts
+            known = merged.get(facts.key)
+            merged[facts.key] = facts if known is None else _together(known, facts)
         found = list(merged.values())
     return found[:MOST_BLOCKS], len(found[MOST_BLOCKS:])
 
 
 def _facts(
-    block: UtilityBlock | CurveBlock, layout: Layout, quantity: Literal["utility", "curve"]
+    family: Any, size: int, part: int | None, quantity: Literal["utility", "curve"]
 ) -> FamilyFacts:
-    family = block.family
     name = type(family).__name__
     known = type(family).__module__.split(".")[0] == "clearopt"
+    if known and name == "Total":
+        terms = [
+            (spread(np.asarray(weight)), _facts(member, size, part, quantity))
+            for member, weight in zip(family.parts, family.weights, strict=True)
+        ]
+        counting = [term for term in terms if term[0] != Spread(0.0, 0.0)] or terms
+        if len(counting) == 1 and counting[0][0] == Spread(1.0, 1.0):
+            return counting[0][1]
+        return FamilyFacts(
+            quantity=quantity,
+            name=name,
+            size=size,
+            part=part,
+            parameters=None,
+            shown="",
+            known=True,
+            terms=tuple(counting),
+        )
     parameters = _parameters(family) if known and name not in _SHOWN_BY_REPR else None
     for parameter in parameters or ():
         if parameter.name == _UNSAID.get(name):
@@ -134,8 +164,8 @@ def _facts(
     return FamilyFacts(
         quantity=quantity,
         name="ExpectedTokens.from_lengths" if name == "SampledTokens" else name,
-        size=int(block.index.size),
-        part=layout.common(block.index),
+        size=int(size),
+        part=part,
         parameters=parameters,
         shown=repr(family) if parameters is None else "",
         known=known and name in FORMULAS,
@@ -165,9 +195,7 @@ def _together(first: FamilyFacts, second: FamilyFacts) -> FamilyFacts:
         parameters = tuple(
             replace(
                 one,
-                values=Spread(
-                    min(one.values.low, other.values.low), max(one.values.high, other.values.high)
-                ),
+                values=_both(one.values, other.values),
             )
             for one, other in zip(parameters, second.parameters, strict=True)
         )
@@ -177,4 +205,12 @@ def _together(first: FamilyFacts, second: FamilyFacts) -> FamilyFacts:
         part=first.part if first.part == second.part else None,
         parameters=parameters,
         blocks=first.blocks + second.blocks,
+        terms=tuple(
+            (_both(mine, theirs), _together(one, other))
+            for (mine, one), (theirs, other) in zip(first.terms, second.terms, strict=True)
+        ),
     )
+
+
+def _both(first: Spread, second: Spread) -> Spread:
+    return Spread(min(first.low, second.low), max(first.high, second.high))

@@ -96,6 +96,10 @@ class Notation(ABC):
     def times(self, factor: str, what: str) -> str: ...
 
     @abstractmethod
+    def blank(self, left: str) -> str:
+        """Room as wide as what stands on the left above."""
+
+    @abstractmethod
     def formula(self, plain: str, latex: str) -> str:
         """A formula that is kept in both notations."""
 
@@ -140,6 +144,9 @@ class PlainNotation(Notation):
 
     def times(self, factor: str, what: str) -> str:
         return f"{factor} {what}"
+
+    def blank(self, left: str) -> str:
+        return " " * len(left)
 
     def formula(self, plain: str, latex: str) -> str:
         return plain
@@ -216,6 +223,9 @@ class LatexNotation(Notation):
 
     def times(self, factor: str, what: str) -> str:
         return f"{factor} \\, {what}"
+
+    def blank(self, left: str) -> str:
+        return "\\qquad {}"
 
     def formula(self, plain: str, latex: str) -> str:
         return latex

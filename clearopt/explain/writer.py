@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from clearopt.explain.facts import Choices, Domain, Layout, Relation, Term
+from clearopt.explain.facts import Choices, Domain, Layout, Relation, Spread, Term
 from clearopt.explain.families import FORMULAS, FamilyFacts
 from clearopt.explain.notation import Notation, readable
 
@@ -170,11 +170,13 @@ class Writer:
                 if facts.blocks > 1:
                     remark = nt.say("{}, declared in {} parts", remark, nt.number(facts.blocks))
                 lines.append(Line("", f"{left} = {self._family(facts)}", remark))
-                last = all(other.name != facts.name for other in found[position + 1 :])
-                if facts.known and last:
-                    key = "SampledTokens" if "." in facts.name else facts.name
-                    indent = nt.formula(" " * len(left), "\\qquad {}")
-                    lines.append(Line("", f"{indent} = {nt.formula(*FORMULAS[key])}"))
+                later = {name for other in found[position + 1 :] for name in _names(other)}
+                for name in _names(facts):
+                    if name in later or name not in FORMULAS:
+                        continue
+                    # A part of a sum goes by its name: `U_i` is the whole.
+                    subject = nt.words(name) if facts.terms else nt.blank(left)
+                    lines.append(Line("", f"{subject} = {nt.formula(*FORMULAS[name])}"))
             if omitted:
                 lines.append(Line("", self._counted(omitted, "more family", "more families")))
         without = self.facts.counts["variables"] - self.facts.counts["utilities"]
@@ -186,6 +188,13 @@ class Writer:
 
     def _family(self, facts: FamilyFacts) -> str:
         nt = self.notation
+        if facts.terms:
+            return " + ".join(
+                self._family(part)
+                if factor == Spread(1.0, 1.0)
+                else nt.times(nt.spread(factor), self._family(part))
+                for factor, part in facts.terms
+            )
         if facts.parameters is None:
             return nt.words(readable(facts.shown, 160))
         pieces = [
@@ -361,6 +370,13 @@ class Writer:
             if counts[key] or key in ("rows", "nonzeros")
         ]
         return Line("size", nt.listed([variables, *others], ", "))
+
+
+def _names(facts: FamilyFacts) -> list[str]:
+    """The families in one line whose formulas are known, each once."""
+    parts = [part for _, part in facts.terms] or [facts]
+    known = [part.name for part in parts if part.known]
+    return list(dict.fromkeys("SampledTokens" if "." in name else name for name in known))
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -150,6 +150,10 @@ class Fields:
         except (ValueError, RecursionError) as error:
             return self.fail(f"{key!r} is not {meaning}: {error}")
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry of that name."""
+        return key in self._data
+
     def text(self, key: str) -> str:
         value = self._get(key)
         return value if isinstance(value, str) else self.fail(f"{key!r} is not a text")
@@ -237,10 +241,6 @@ class Archive(Fields):
             )
         if version < 1:
             self.fail("version = 0: there is no such version")
-
-    def has(self, name: str) -> bool:
-        """Whether there is an array of that name."""
-        return name in self._members
 
     def refuse(self, name: str, what: str) -> NoReturn:
         """Raise a DeclarationError that names the file and the array."""

@@ -106,12 +106,15 @@ def _read_tabulated(cls: Any, source: Source) -> Family:
 def _write_total(family: Any, prefix: str) -> Written:
     parts: list[dict[str, Any]] = []
     arrays: Arrays = {}
-    for k, (part, weight) in enumerate(zip(family.parts, family.own, strict=True)):
+    for k, (part, weight) in enumerate(zip(family.parts, family.weights, strict=True)):
         entries, own = write_family(part, f"{prefix}.part.{k}")
         parts.append(entries)
         arrays |= own
         arrays[f"{prefix}.weight.{k}"] = np.asarray(weight, dtype=np.float64)
-    return {"parts": parts}, arrays
+    if np.isinf(family.most).all():
+        return {"parts": parts}, arrays
+    arrays[f"{prefix}.most"] = np.asarray(family.most, dtype=np.float64)
+    return {"parts": parts, "limited": True}, arrays
 
 
 def _read_total(cls: Any, source: Source) -> Family:
@@ -124,7 +127,9 @@ def _read_total(cls: Any, source: Source) -> Family:
         weights.append(source.floats(f"weight.{k}"))
     if not parts:
         source.entries.fail("a sum has parts")
-    family: Family = cls.of(parts, weights)
+    limited = source.entries.has("limited") and source.entries.flag("limited")
+    most = source.floats("most", rule="infinite") if limited else np.inf
+    family: Family = cls.of(parts, weights, most)
     return family
 
 

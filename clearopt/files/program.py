@@ -152,6 +152,13 @@ def read_program(archive: Archive) -> Program:
         declared_upper=_read_declared(archive, "declared_upper", n),
     )
     _check_bounds(archive, program)
+    for position, block in enumerate(program.utilities):
+        most = getattr(block.family, "most", None)  # of a sum, which was looked at so far only
+        if most is not None:
+            enough = most * (1 + 1e-9) >= program.upper[block.index]
+            archive.require(
+                f"utilities.{position}.most", most, enough, "lies below its query's upper bound"
+            )
     return program
 
 
@@ -219,7 +226,7 @@ def _read_constraint(
             entries.fail("a label is both limited and unlimited")
     elif not scalar:
         whole = all(type(place) is int for place in unlimited)
-        if not whole or any(not 0 <= place < count + len(unlimited) for place in unlimited):  # type: ignore[operator]
+        if not whole or any(not 0 <= place < length + len(unlimited) for place in unlimited):  # type: ignore[operator]
             entries.fail("'unlimited' holds something that is not a position")
     return ConstraintGroup(
         name=entries.text("name"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from clearopt.assemble import FALSE_BOUND
+from clearopt.assemble import FALSE_BOUND, ROUNDING_GAP
 from clearopt.certificate import (
     FEASIBILITY_TOLERANCE,
     Feasibility,
@@ -21,6 +21,7 @@ from clearopt.files.values import NotWritableError, encode
 from clearopt.prices import ByName, Price
 from clearopt.solution import STATUS_MEANING, Solution, counted
 
+_UNSTATED = 1e-6  # the tolerance of files that do not say theirs: what `solve` takes unless told
 _RECOMPUTED = 1e-9  # relative; another machine's exponential may differ in the last digits
 
 
@@ -54,6 +55,7 @@ def solution_parts(solution: Solution) -> tuple[dict[str, Any], Arrays]:
         "bound": encode(float(solution.bound)),
         "solver": solution.solver,
         "seconds": encode(float(solution.seconds)),
+        "tolerance": encode(float(solution.tolerance)),
         "message": solution.message,
         "arrays": [vector.name for vector in _OPTIONAL if vector.member in arrays],
         "feasibility": None
@@ -113,13 +115,17 @@ def read_solution(archive: Archive) -> Solution:
         elif vector.mask:
             found[vector.name] = archive.mask(vector.member, shape)
         else:
-            rule = "any" if vector.name in lengths else "finite"
+            rule = "infinite" if vector.name in lengths else "finite"
             found[vector.name] = archive.floats(vector.member, shape, rule)
     found["allocation"] = counted(program, found["allocation"])
     written = entries.optional("feasibility")
     feasibility = None
     if written is not None:
         feasibility = Feasibility(written.number("violation"), written.text("where"))
+    stated = entries.has("tolerance")
+    tolerance = entries.number("tolerance", finite=True) if stated else _UNSTATED
+    if tolerance < 0:
+        entries.fail(f"tolerance = {tolerance:g}: must be at least 0")
     solution = Solution(
         status=status,
         program=program,
@@ -134,10 +140,24 @@ def read_solution(archive: Archive) -> Solution:
         seconds=entries.number("seconds"),
         message=entries.text("message"),
         statistics=entries.mapping("statistics"),
+        tolerance=tolerance,
         **found,
     )
     _check_solution(entries, solution)
-    return solution
+    if status != "optimal" or solution.gap <= max(tolerance, ROUNDING_GAP) + _RECOMPUTED:
+        return solution
+    if stated:
+        entries.fail(
+            f"status 'optimal', but bound and objective are {solution.gap:.2g} apart, more than "
+            f"the tolerance of {tolerance:g}"
+        )
+    # Written before the tolerance was: it may have been a wide one, so this is no contradiction.
+    message = f"saved as optimal, without the tolerance; not within {tolerance:g}"
+    return replace(
+        solution,
+        status="feasible",
+        message="; ".join(filter(None, (solution.message, message))),
+    )
 
 
 def _read_prices(archive: Archive, entries: Fields, kind: str) -> dict[str, Price]:
@@ -146,7 +166,7 @@ def _read_prices(archive: Archive, entries: Fields, kind: str) -> dict[str, Pric
         name, shape = entry.text("name"), entry.one_of("shape", ("number", "array", "mapping"))
         member, labels = f"solution.{kind}.{position}", entry.labels("labels")
         length = 1 if shape == "number" else None if labels is None else len(labels)
-        values = archive.floats(member, (length,), "any")
+        values = archive.floats(member, (length,), "infinite")
         if name in prices or (shape == "mapping") != (labels is not None):
             entry.fail(f"{name!r} stands there twice, or without its labels")
         if labels is not None:

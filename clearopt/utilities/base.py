@@ -265,6 +265,28 @@ class Utility(Family, ABC):
         with np.errstate(all="ignore"):
             return np.asarray(self.origin + self.tangent_from_zero()[0])
 
+    def envelope(self, tokens: ArrayLike, upper: ArrayLike = math.inf) -> FloatArray:
+        """The least concave, non-decreasing function that lies nowhere below U on [0, upper].
+
+        What a price search sees of the curve: straight from 0 tokens up to `break_even_tokens()`
+        (to `upper`, if that comes first), then the curve up to its peak, and flat from there.
+
+        Args:
+            tokens: amounts, at least 0; past `upper` the envelope stays what it is there.
+            upper: the most tokens that are to be had.
+        """
+        amount = as_float_array(tokens, "tokens", allow_infinite=True)
+        most = as_float_array(upper, "upper", allow_infinite=True)
+        require(amount, amount >= 0, "tokens", "must be at least 0")
+        require(most, most >= 0, "upper", "must be at least 0")
+        with np.errstate(all="ignore"):
+            amount = np.minimum(amount, most)
+            price = self.break_even_price(most)
+            straight = self.value(0.0 * amount) + price * amount
+            curve = self.value_at(np.minimum(self.excess_of(amount), self.saturation_excess))
+            before = amount < np.minimum(self.break_even_tokens(), most)
+            return np.where(before, straight, curve)
+
 
 def _array(value: ArrayLike) -> Any:
     if hasattr(value, "__array_namespace__"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import FunctionType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +24,16 @@ class Family:
     """
 
     parameter_names: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _named(cls.__init__)  # type: ignore[method-assign]
+        # An answer that a family gives in its own way means what it means in the others.
+        for name, member in vars(cls).items():
+            if isinstance(member, property | FunctionType) and member.__doc__ is None:
+                inherited = (getattr(base, name, None) for base in cls.__mro__[1:])
+                member.__doc__ = next((m.__doc__ for m in inherited if m and m.__doc__), None)
 
     @classmethod
     def from_parameters(cls, *parameters: Any) -> Self:
@@ -63,6 +76,29 @@ class Family:
             for key, value in zip(self.parameter_names, self.parameters, strict=True)
         )
         return f"{type(self).__name__}({shown})"
+
+
+def _named(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, whose wrong arguments are told by the family's own name.
+
+    Python would name the class that defines it, which may be one that no user has heard of.
+    """
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def checked(self: Family, *args: Any, **options: Any) -> None:
+        try:
+            signature.bind(self, *args, **options)
+        except TypeError as error:
+            name = type(self).__name__
+            _, *known = signature.parameters.values()
+            unknown = [repr(key) for key in options if key not in signature.parameters]
+            what = f"has no argument {' and '.join(unknown)}" if unknown else error
+            shown = ", ".join(str(p.replace(annotation=p.empty)) for p in known)
+            raise DeclarationError(f"{name}(...): {what}; write {name}({shown})") from None
+        init(self, *args, **options)
+
+    return checked
 
 
 def short(value: Any) -> str:
@@ -132,5 +168,5 @@ def warn_above_one(name: str, scale: FloatArray) -> None:
             + (f" (and {above.size - 1} more)" if above.size > 1 else "")
             + ": allowed, but such a utility is not a probability of a right answer",
             ScaleWarning,
-            stacklevel=3,
+            stacklevel=4,  # past the family's constructor, and what checks its arguments
         )

@@ -225,7 +225,7 @@ def _compiled(kind: _Kind) -> dict[str, Callable[..., Any]]:
     import jax.numpy as jnp
 
     values = jax.vmap(kind.fn)
-    slopes = jax.vmap(jax.grad(kind.fn))
+    slopes = jax.vmap(_derivative(kind.fn, kind.count))
 
     def last_worth(price: Any, near: Any, far: Any, *arguments: Any) -> Any:
         def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -250,6 +250,18 @@ def _compiled(kind: _Kind) -> dict[str, Callable[..., Any]]:
 
 
 # -------------------------------------------------------------------------------- the function
+def _derivative(fn: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """The derivative in the tokens: in reverse, or forwards where JAX cannot (a while loop)."""
+    import jax
+
+    number = jax.numpy.ones(())
+    try:
+        jax.eval_shape(jax.grad(fn), *([number] * (count + 1)))
+    except Exception:  # whatever it is, the other way may do
+        return jax.jacfwd(fn)
+    return jax.grad(fn)
+
+
 def _function_name(fn: Callable[..., Any]) -> str:
     inner = fn.func if isinstance(fn, partial) else fn
     return str(getattr(inner, "__name__", type(inner).__name__))
@@ -308,6 +320,14 @@ def _check_traceable(fn: Callable[..., Any], count: int) -> None:
             f"{name}: it returns {dtype}; it must compute in float64, so convert nothing to "
             "another type"
         )
+    with jax.enable_x64(True):
+        try:
+            jax.eval_shape(_derivative(fn, count), *([number] * (count + 1)))
+        except Exception as error:
+            raise DeclarationError(
+                f"{name}: JAX cannot differentiate it: {type(error).__name__}: "
+                f"{_first_line(error)}; write it with functions of jax.numpy that have a derivative"
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -263,6 +263,11 @@ class Tabulated(Utility):
     def concave_hull(self, lower: FloatArray, upper: FloatArray) -> Utility:
         return self.hull(lower, upper)
 
+    def envelope(self, tokens: ArrayLike, upper: ArrayLike = np.inf) -> FloatArray:
+        amount = as_float_array(tokens, "tokens", allow_infinite=True)
+        require(amount, amount >= 0, "tokens", "must be at least 0")
+        return np.asarray(self.hull(0.0, upper).value(amount))
+
     def hull(self, lower: ArrayLike, upper: ArrayLike) -> Tabulated:
         """The upper concave hull of the curve between two bounds, up to its peak, flat after it.
 
@@ -454,5 +459,5 @@ def _warn_above_one(values: FloatArray) -> None:
             + (f" (and {int(above.sum()) - 1} more)" if above.sum() > 1 else "")
             + ": allowed, but such a utility is not a probability of a right answer",
             ScaleWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clearopt.errors import DeclarationError
 from clearopt.utilities.base import Utility
 from clearopt.utilities.curve_search import Curve
+from clearopt.utilities.family import short
 from clearopt.utilities.numeric import CompoundUtility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
 
@@ -22,23 +23,29 @@ _DOUBLINGS = 60
 
 
 class Total(CompoundUtility):
-    """A weighted sum of families; made by `Total.of`. Its own arrays are the weights."""
+    """A weighted sum of families; made by `Total.of`.
+
+    Its own arrays are the weights, and the most tokens up to which it is asked for: what shape it
+    has beyond them does not matter, and its peak lies within.
+    """
 
     advice: ClassVar[str] = (
-        "a sum is solved where it is convex up to one inflection (a kink counts) and concave from "
-        "there to its peak; utilities that surge one after the other are not. Give the query one "
-        "of them, or a family of its own"
+        "a sum is solved where, up to its query's upper bound, it is convex up to one inflection "
+        "(a kink counts) and concave from there to its peak; utilities that surge one after "
+        "the other are not. Give the query one of them, a family of its own, or a lower upper "
+        "bound, Allocation(..., upper=...)"
     )
 
     parts: tuple[Utility, ...]
 
     @classmethod
-    def of(cls, parts: Sequence[Utility], weights: Sequence[Any]) -> Self:
+    def of(cls, parts: Sequence[Utility], weights: Sequence[Any], most: Any = np.inf) -> Self:
         """The sum of `weights[k] * parts[k]`, checked to be S-shaped.
 
         Args:
             parts: families of one length (m,), broadcast.
             weights: one for each, number or (m,), at least 0.
+            most: tokens, number or (m,), at least 0: no query is ever given more.
 
         Raises:
             DeclarationError: a part is not S-shaped, a weight is negative, the lengths differ, or
@@ -62,9 +69,22 @@ class Total(CompoundUtility):
             array = as_float_array(weight, f"{name}: weight {k}")
             require(array, array >= 0, f"{name}: weight {k}", "must be at least 0")
             checked.append(broadcast_to_length(array, length, f"{name}: weight {k}"))
+        limit = as_float_array(most, f"{name}: most", allow_infinite=True)
+        require(limit, limit >= 0, f"{name}: most", "must be at least 0 tokens")
+        checked.append(broadcast_to_length(limit, length, f"{name}: most"))
         total = cls._around(parts, checked)
         _ = total.shape  # refuses what is not S-shaped
         return total
+
+    @property
+    def weights(self) -> tuple[Any, ...]:
+        """What each part is multiplied by, (m,) each."""
+        return self.own[:-1]
+
+    @property
+    def most(self) -> Any:
+        """(m,) tokens up to which the sum is looked at."""
+        return self.own[-1]
 
     @property
     def _name(self) -> str:
@@ -74,7 +94,7 @@ class Total(CompoundUtility):
     def origin(self) -> Any:
         """The first origin of a part that counts, of any part where none does."""
         origins = np.stack([np.asarray(part.origin, dtype=np.float64) for part in self.parts])
-        counts = np.stack(self.own) > 0
+        counts = np.stack(self.weights) > 0
         counting = np.where(counts | ~counts.any(axis=0), origins, np.inf)
         return counting.min(axis=0)
 
@@ -84,14 +104,14 @@ class Total(CompoundUtility):
         return [part.origin - origin for part in self.parts]
 
     def value_at(self, excess: Any) -> Any:
-        terms = zip(self.parts, self.own, self._shifts(), strict=True)
+        terms = zip(self.parts, self.weights, self._shifts(), strict=True)
         return sum(
             weight * part.value_at(np.maximum(excess - shift, 0.0)) for part, weight, shift in terms
         )
 
     def marginal_at(self, excess: Any) -> Any:
         total: Any = 0.0
-        for part, weight, shift in zip(self.parts, self.own, self._shifts(), strict=True):
+        for part, weight, shift in zip(self.parts, self.weights, self._shifts(), strict=True):
             beyond = excess - shift
             slope = part.marginal_at(np.maximum(beyond, 0.0))
             total = total + np.where((beyond >= 0) & (weight > 0), weight * slope, 0.0)
@@ -101,9 +121,9 @@ class Total(CompoundUtility):
     def reach_excess(self) -> Any:
         ends = [
             np.where(weight > 0, shift + _settled_excess(part), 0.0)
-            for part, weight, shift in zip(self.parts, self.own, self._shifts(), strict=True)
+            for part, weight, shift in zip(self.parts, self.weights, self._shifts(), strict=True)
         ]
-        return np.maximum(np.max(ends, axis=0), 0.0)
+        return np.maximum(np.minimum(np.max(ends, axis=0), self.most - self.origin), 0.0)
 
     @property
     def marks(self) -> FloatArray:
@@ -120,7 +140,7 @@ class Total(CompoundUtility):
     def _noise(self, excess: FloatArray) -> Any:
         """How far off the slope may be: the rounding of its terms, which may cancel."""
         total: Any = 0.0
-        for part, weight, shift in zip(self.parts, self.own, self._shifts(), strict=True):
+        for part, weight, shift in zip(self.parts, self.weights, self._shifts(), strict=True):
             slope = np.abs(part.marginal_at(np.maximum(excess - shift, 0.0)))
             greatest = np.asarray(part.greatest_marginal)
             greatest = np.where(np.isfinite(greatest), greatest, 0.0)
@@ -130,11 +150,12 @@ class Total(CompoundUtility):
 
     def in_units(self, tokens: Any, accuracy: float) -> Self:
         parts = [part.in_units(tokens, accuracy) for part in self.parts]
-        return self._around(parts, self.own)._with_shape(self._in_units(tokens, accuracy))
+        own = (*self.weights, self.most / tokens)
+        return self._around(parts, own)._with_shape(self._in_units(tokens, accuracy))
 
     def expression(self, excess: Any, exp: Any, member: int) -> Any:
         total = 0.0 * excess
-        for part, weight, shift in zip(self.parts, self.own, self._shifts(), strict=True):
+        for part, weight, shift in zip(self.parts, self.weights, self._shifts(), strict=True):
             share, later = float(weight[member]), float(shift[member])
             if share == 0:
                 continue
@@ -144,7 +165,12 @@ class Total(CompoundUtility):
         return total
 
     def __repr__(self) -> str:
-        return " + ".join(repr(part) for part in self.parts)
+        terms = zip(self.parts, self.weights, strict=True)
+        counting = [(part, weight) for part, weight in terms if np.any(weight)]
+        return " + ".join(
+            repr(part) if np.all(weight == 1) else f"{short(weight)} * {part!r}"
+            for part, weight in counting or zip(self.parts, self.weights, strict=True)
+        )
 
 
 def _settled_excess(part: Utility) -> FloatArray:

@@ -59,7 +59,7 @@ class Dual(Backend):
             )
         nodes = options.extra.get("node_limit", None)
         if nodes is None:
-            several = program.rows.shape[0] + program.floors.shape[0] > 1
+            several = program.rows.shape[0] > 1 or program.floors.shape[0] > 0
             nodes = min(max(200_000 // program.n, 3), 2_000) if several else 20_000
         if not isinstance(nodes, int) or nodes < 1:
             raise DeclarationError(f"node_limit = {nodes!r}: must be a whole number, at least 1")
@@ -236,10 +236,8 @@ def _solve_several_rows(
         conflict = infeasibility_message(program, REASONS_TIME_LIMIT, exact)
         infeasible = infeasible or conflict is not None
         message = conflict or ("branch and bound left no part open" if infeasible else message)
-    prices, k = np.asarray(outcome.root), sign.size
+    prices, k = problem.without_idle_rows(np.asarray(outcome.root)), sign.size
     bound = outcome.bound
-    if math.isfinite(bound) and _is_whole(program):
-        bound = math.floor(bound + 1e-9)
     return {
         "allocation": None if tokens is None else seen.tokens(restore(queries, tokens)),
         "bound": program.offset + bound,
@@ -279,12 +277,6 @@ def _bound(program: Program, deadline: float) -> float:
 
 def _stopped(reason: str) -> str:
     return "" if reason in ("closed", "infeasible") else f"stopped at the {reason}"
-
-
-def _is_whole(program: Program) -> bool:
-    """Whether the objective counts whole tokens at whole costs: its bound may be rounded down."""
-    whole = program.integer.all() and not program.weight.any() and not program.curve_cost.any()
-    return bool(whole and (program.cost == np.round(program.cost)).all())
 
 
 def _guess_rows(problem: SeveralRows) -> float:

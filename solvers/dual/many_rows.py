@@ -90,6 +90,11 @@ class ManyRows:
         self._master: Master | None = None
         self._tried: set[bytes] = set()
         self._cutoff = -math.inf
+        # Whole tokens at whole costs, and nothing else: every allocation is worth a whole number.
+        whole = queries.integer is not None and bool(queries.integer.all())
+        whole = whole and not queries.weight.any() and not queries.curve_cost.any()
+        whole = whole and all(f.utility.counts_tokens for f in queries.families)
+        self.whole = whole and bool((queries.cost == np.round(queries.cost)).all())
         # No allocation is worth less: a bound below this proves that there is none.
         ends = np.maximum(queries.cost * queries.lower, queries.cost * queries.upper)
         paid = queries.curve_cost * queries.curve(queries.upper)
@@ -224,7 +229,10 @@ class ManyRows:
             free = self.bound_at(np.zeros_like(best.prices), lower, upper)
             best = min(best, free, key=lambda found: found.bound)
         fits = best.bound >= self.worst - 1e-9 * abs(self.worst)
-        return Relaxed(best.bound, best.prices, fits, best.effective, best.response, blend)
+        bound = best.bound
+        if self.whole and math.isfinite(bound):
+            bound = math.floor(bound + 1e-9 * max(1.0, abs(bound)))
+        return Relaxed(bound, best.prices, fits, best.effective, best.response, blend)
 
     @staticmethod
     def _apart(best: Bounded | None, mixture: float, cutoff: float) -> bool:

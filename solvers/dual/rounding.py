@@ -1,4 +1,7 @@
-"""Whole tokens from fractions: rounded down, then single tokens given back where they add most."""
+"""Whole tokens from fractions: rounded down, then single tokens given back where they add most.
+
+First of all where they are owed: rounding down may leave an accuracy floor a little short.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
     if problem.equality.any():
         return tokens
     columns, curve_columns = sparse.csc_array(problem.rows), sparse.csc_array(problem.curve_rows)
+    if problem.levels.size and queries.n <= _SINGLY:
+        tokens = _meet_floors(problem, tokens, columns)
     room = problem.budgets - problem.activity(tokens)
     able = queries.integer.copy()
     if queries.choice is not None:
@@ -53,6 +58,43 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
         following = queries.rounded("whole_after", best, float(tokens[best]))
         more[best] = min(following, float(queries.upper[best]))
         added[best] = problem.gain_of(best, more[best]) - problem.gain_of(best, tokens[best])
+    return tokens
+
+
+def _meet_floors(problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_array) -> FloatArray:
+    """One token after the other to whoever brings the floors that are short most for it."""
+    queries = problem.queries
+    assert queries.integer is not None
+    able = queries.integer.copy()
+    if queries.choice is not None:
+        able &= tokens > 0
+    utility = queries.utility(tokens)
+    for _ in range(2 * queries.n):
+        short = problem.levels - problem.floors @ utility
+        if not (short > 0).any():
+            break
+        more = np.minimum(queries.whole_after(tokens), queries.upper)
+        rise = queries.utility(more) - utility
+        # What is short counts by its share of the level, and no further than it is short.
+        worth = (problem.floors.T @ (np.maximum(short, 0.0) / np.abs(problem.levels))) * rise
+        cost = np.maximum(queries.cost * (more - tokens), 0.0) - queries.weight * rise
+        can = able & (more > tokens) & (worth > 0)
+        if queries.least is not None:
+            can &= more >= queries.least
+        with np.errstate(all="ignore"):
+            bargain = np.where(can, worth / np.maximum(cost, 1e-12), -np.inf)
+        best = int(np.argmax(bargain))
+        if not can[best]:
+            break
+        part = slice(columns.indptr[best], columns.indptr[best + 1])
+        use = columns.data[part] * (more[best] - tokens[best])
+        rows = columns.indices[part]
+        room = problem.budgets - problem.activity(tokens)
+        if (use > np.maximum(room[rows], 0.0)).any():
+            able[best] = False
+            continue
+        tokens, utility = tokens.copy(), utility.copy()
+        tokens[best], utility[best] = more[best], utility[best] + rise[best]
     return tokens
 
 

@@ -103,6 +103,17 @@ class SeveralRows:
         terms = prices * np.r_[self.budgets, -self.levels]
         return bound + math.fsum(terms) + 1e-15 * math.fsum(np.abs(terms))
 
+    def without_idle_rows(self, prices: FloatArray) -> FloatArray:
+        """Prices (K + J,), 0 for rows over queries that are all fixed: any price would do there."""
+        fixed = self.queries.lower == self.queries.upper
+        if not fixed.any():
+            return prices
+        idle = np.ones(self.budgets.size, dtype=bool)
+        for matrix in (self.rows, self.curve_rows):
+            entries = matrix.tocoo()
+            idle[entries.row[~fixed[entries.col] & (entries.data != 0)]] = False
+        return np.where(np.r_[idle, np.zeros(self.levels.size, dtype=bool)], 0.0, prices)
+
     def feasible(self, tokens: FloatArray) -> bool:
         """Every row and floor met to 5e-10 of its own size, half of what is finally checked."""
         q = self.queries

@@ -33,3 +33,12 @@ def test_one_size_for_all_is_a_second_budget():
 def test_a_wrong_number_of_sizes_is_said():
     with pytest.raises(co.DeclarationError, match="factor of tokens has length 3"):
         tokens_and_memory(FAMILY, N, BUDGET, [1e5, 2e5, 3e5], MEMORY, upper=UPPER)
+
+
+def test_negative_sizes_are_refused():
+    sizes = np.full(N, 1e5)
+    sizes[3] = -1
+    with pytest.raises(co.DeclarationError, match=r"kv_bytes\[3\] = -1\.0: must be at least 0"):
+        tokens_and_memory(FAMILY, N, BUDGET, sizes, MEMORY, upper=UPPER)
+    with pytest.raises(co.DeclarationError, match=r"kv_bytes = -1\.0"):
+        tokens_and_memory(FAMILY, N, BUDGET, -1.0, MEMORY, upper=UPPER)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +231,30 @@ def test_a_time_limit_leaves_a_valid_bound() -> None:
 def test_it_prints_nothing_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
     mixed_problem(8, 6).solve("cvxpy")
     assert capfd.readouterr() == ("", "")
+
+
+_SLOW_IMPORT = """
+import sys, time
+import clearopt as co
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            time.sleep(3)
+
+sys.meta_path.insert(0, Slow())
+tokens = co.Allocation(6, upper=100, name="tokens")
+accuracy = co.CumulativeSurge([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 20, 0.1)(tokens)
+problem = co.Problem(co.Maximize(co.sum(accuracy)), [co.sum(tokens) <= 150])
+solution = problem.solve(solver=sys.argv[1], time_limit=2.5)
+assert sys.argv[2] in sys.modules
+assert solution.allocation is not None, solution.message
+assert solution.seconds < 3, solution.seconds
+"""
+
+
+@pytest.mark.parametrize(("solver", "module"), [("cvxpy", "cvxpy"), ("scip", "pyomo.environ")])
+def test_what_is_imported_is_not_counted_against_the_time_limit(solver: str, module: str) -> None:
+    pytest.importorskip(module)
+    command = [sys.executable, "-c", _SLOW_IMPORT, solver, module]
+    subprocess.run(command, check=True, timeout=120)

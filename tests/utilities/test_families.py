@@ -386,6 +386,40 @@ def test_the_concave_envelope_is_the_least_concave_function_above_the_curve(case
             assert (line >= hull - 1e-11).all()
 
 
+@every
+def test_the_public_envelope_is_the_one_from_nothing(case):
+    m = 30
+    utility = case.utility(m)
+    upper = np.random.default_rng(5).uniform(2, 90, m)
+    for most in (upper, np.full(m, np.inf)):
+        end = np.where(np.isinf(most), 400.0, most)
+        grid = np.linspace(0, 1, 1501) * end[:, None]
+        over = np.stack([utility.envelope(column, most) for column in grid.T], axis=1)
+        for i in range(m):
+            alone = one(utility, i)
+            peak = alone.origin + alone.saturation_excess
+            contact = np.r_[kinks(utility, i), alone.break_even_tokens(), peak]
+            at = np.unique(np.r_[grid[i], contact[contact < end[i]]])
+            hull = np.interp(grid[i], at, upper_hull(at, alone.value(at)))
+            assert (over[i] >= alone.value(grid[i]) - 1e-13).all()
+            np.testing.assert_allclose(over[i], hull, atol=2e-5)
+            assert (np.diff(over[i]) >= -1e-13).all()
+        beyond = utility.envelope(end + 10, end)
+        np.testing.assert_allclose(beyond, utility.envelope(end, end), rtol=1e-13)
+    for wrong in ({"tokens": -1.0}, {"tokens": 1.0, "upper": np.nan}):
+        with pytest.raises(co.DeclarationError):
+            utility.envelope(**wrong)
+
+
+@every
+def test_all_that_is_public_is_documented(case):
+    for name in dir(case.family):
+        if not name.startswith("_") and name not in case.family.__annotations__:
+            member = getattr(case.family, name)
+            if callable(member) or isinstance(member, property):
+                assert member.__doc__, name
+
+
 # ------------------------------------------------------------------ as members of a program
 @every
 def test_other_units_describe_the_same_curve(case):

@@ -352,6 +352,38 @@ def test_what_cannot_be_exported_names_the_operation():
         branch.broadcast(1).expression(np.ones(1), np.exp, 0)
 
 
+def test_a_loop_is_differentiated_forwards():
+    def looped(b, scale):
+        def step(state):
+            count, total = state
+            return count + 1, total + scale * jnp.tanh(b / 100) / 3
+
+        return jax.lax.while_loop(lambda state: state[0] < 3, step, (0, 0.0))[1]
+
+    def straight(b, scale):
+        return scale * jnp.tanh(b / 100)
+
+    found, expected = (co.Sigmoidal(fn, [0.6, 0.9], longest=2000) for fn in (looped, straight))
+    b = np.array([10.0, 300.0])
+    np.testing.assert_allclose(found.marginal(b), expected.marginal(b), rtol=1e-12)
+    np.testing.assert_allclose(found.demand(1e-3), expected.demand(1e-3), rtol=1e-9)
+    with pytest.raises(co.UnsupportedProblemError, match="fn uses while"):
+        found.broadcast(2).expression(np.ones(1), np.exp, 0)
+
+
+def test_what_has_no_derivative_is_refused():
+    @jax.custom_jvp
+    def odd(b):
+        return jnp.tanh(b / 100)
+
+    @odd.defjvp
+    def _(primals, tangents):
+        raise RuntimeError("no derivative here")
+
+    with pytest.raises(co.DeclarationError, match=r"cannot differentiate it.*no derivative here"):
+        co.Sigmoidal(odd, longest=1000)
+
+
 # ------------------------------------------------------------------ a whole problem
 @both
 @pytest.mark.parametrize("whole", [False, True])

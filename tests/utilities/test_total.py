@@ -203,7 +203,7 @@ def test_members_taken_and_put_together_again():
     assert hash(again.kind) == hash(total.kind)
     np.testing.assert_allclose(again.break_even_price(), total.break_even_price(), rtol=1e-13)
     assert again.kind != Total.of(parts[::-1], [1.0, 1.0]).kind
-    assert repr(total).startswith("CumulativeSurge(scale=[")
+    assert repr(total).startswith("[0.204929 .. 1.99498] * CumulativeSurge(scale=[")
 
 
 def test_units_and_export():
@@ -256,3 +256,46 @@ def test_a_problem_with_a_sum_against_all_splits(whole):
     assert solution.objective >= best * (1 - 2e-6)
     reached = first.value(solution.allocation) + 0.5 * second.value(solution.allocation)
     assert solution.objective == pytest.approx(reached.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sum_is_looked_at_up_to_the_declared_bounds_only(seed):
+    """What surges again, or decays and rises again, beyond them is refused only without them."""
+    rng = np.random.default_rng(seed)
+    threshold = rng.uniform(0, 30, 2)
+    upper = threshold + rng.integers(20, 60, 2)
+    later = np.ceil(upper).max() + rng.uniform(10, 300, 2)
+    first, second = (
+        (co.CumulativeSurge(0.5, threshold, 0.2), co.CumulativeSurge(0.5, later, 0.2)),
+        (co.ShiftedSurge(0.5, threshold, 0.02), co.Hill(0.3, threshold + 30, 2)),
+    )[seed % 2]
+    budget = int(upper.sum() * 0.6)
+
+    def problem(upper):
+        tokens = co.Allocation(2, upper=upper, integer=True)
+        total = co.sum(first(tokens)) + 2 * co.sum(second(tokens))
+        return co.Problem(co.Maximize(total), [co.sum(tokens) <= budget])
+
+    with pytest.raises(co.DeclarationError, match="is not S-shaped"):
+        problem(4000)
+    bounded = problem(upper)
+    solution = bounded.solve()
+    assert solution.status == "optimal"
+    whole = np.arange(int(upper.max()) + 1)[:, None] + np.zeros(2)
+    values = np.where(whole <= upper, first.value(whole) + 2 * second.value(whole), -np.inf)
+    fits = np.add.outer(whole[:, 0], whole[:, 0]) <= budget
+    best = np.where(fits, np.add.outer(values[:, 0], values[:, 1]), -np.inf).max()
+    assert solution.objective == pytest.approx(best, rel=2e-6)
+    block = bounded.program.utilities[0]
+    assert (block.family.saturation_excess + block.family.origin <= upper).all()
+    assert co.Problem.from_program(bounded.program).solve().objective == solution.objective
+
+
+@pytest.mark.parametrize("upper", [0.0, 5.0])
+def test_a_sum_that_nobody_reaches(upper):
+    """The bounds end before either part begins."""
+    tokens = co.Allocation(2, upper=upper)
+    first, second = co.CumulativeSurge(0.5, 20, 0.1), co.CumulativeSurge(0.5, 300, 0.1)
+    solution = co.Problem(co.Maximize(co.sum(first(tokens) + second(tokens)))).solve()
+    assert solution.status == "optimal"
+    assert solution.objective == 0
