@@ -16,7 +16,7 @@ from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
 
 # Gaps up to here are rounding: `tolerance=0` asks for a proof to the last digits, not past them.
-ROUNDING_GAP = 2e-11
+ROUNDING_GAP = 1e-10
 # By so much (relative) an allocation within the feasibility tolerance may exceed a true bound.
 FALSE_BOUND = 1e-7
 

@@ -228,7 +228,7 @@ def _tie_utility(model: Any, block: UtilityBlock, member: int, i: int, envelope:
     if isinstance(block.family, Tabulated) and block.family.interpolation == "step":
         _tie_steps(model, block.family.take(slice(member, member + 1)), i)
         return
-    formula = block.family.expression(excess, pyo.exp, member)
+    formula = block.family.expression_up_to(excess, pyo.exp, member, float(highest))
     model.is_utility[i] = model.utility[i] <= _abs_by_name(formula)
 
 

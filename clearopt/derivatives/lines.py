@@ -90,7 +90,7 @@ def _utility_slope(family: Any, tokens: Any) -> Any:
 
 
 def _terms(family: Total) -> Any:
-    return zip(family.parts, family.own, strict=True)
+    return zip(family.parts, family.weights, strict=True)
 
 
 def _require_traceable(family: Any) -> None:

@@ -129,6 +129,10 @@ class Utility(Family, ABC):
         """
 
     # ---------------------------------------------------------------- what follows
+    def expression_up_to(self, excess: Any, exp: Any, member: int, most: float) -> Any:
+        """As `expression`, where the excess is known to be `most` at most: it may be simpler."""
+        return self.expression(excess, exp, member)
+
     def excess_of(self, tokens: Any) -> Any:
         """max(b - origin, 0), tokens."""
         return namespace_of(tokens).maximum(tokens - self.origin, 0.0)

@@ -404,6 +404,8 @@ def _identical(
         if queries.least is not None:
             columns.append(queries.least[members])
         columns += [rows[inside]]
+        if queries.grid is not None:
+            columns.append(queries.grid.alike[members])
         if queries.choice is not None:  # options of choices are no twins
             serial = np.where(queries.choice.membership[members], members + 1.0, 0.0)
             columns.append(serial)

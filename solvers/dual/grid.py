@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,14 @@ class Grid:
             utility[:, column] = program.utility(whole)[queries]
             cost[:, column] = program.curve_value(whole)[queries]
         return cls(position[queries], curves, amounts, utility, cost, program.n)
+
+    @cached_property
+    def alike(self) -> FloatArray:
+        """(n,) a number for each cost curve, the same where all costs are; 0 off the grid."""
+        _, number = np.unique(self.cost, axis=0, return_inverse=True)
+        alike = np.zeros(self.n)
+        alike[self.members] = 1.0 + np.ravel(number)
+        return alike
 
     def costs(self, tokens: FloatArray) -> FloatArray:
         """C_i(b_i), (n,), of the members; 0 for the others."""

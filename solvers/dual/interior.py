@@ -347,7 +347,7 @@ def _descend(
 ) -> Interior:
     function = Function(problem, box)
     signed, jumping, known = function.signed, function.jumping, first.size
-    prices = np.r_[first, np.zeros(signed.size - known)]
+    prices = np.r_[np.where(np.isfinite(first), first, 0.0), np.zeros(signed.size - known)]
     at = function.at(np.where(signed, np.maximum(prices, 0.0), prices))
     if not signed.size:
         share = np.where(jumping, 1.0 * (at.edge >= 0), 1.0)

@@ -32,6 +32,7 @@ LARGEST_MASTER = 2_000  # queries whose points one linear program holds
 _ENDLESS = 1e150  # prices on the way to proving that nothing is feasible
 _MENDED = 3  # boxes whose mixture is mended where rounding alone meets no floor
 _MET = 2e-11  # of the bound: a mixture this close to it proves that no price is better
+_WORTHLESS = 1e-14  # of the bound
 _NOTHING = 1e-11  # shares below this are none
 _DECIDED = 1e-6  # the interior-point method leaves no share at 0 or 1
 _NO_LOSS = 1e-13  # of the bound: what a mixture may be better than its mean by rounding
@@ -68,7 +69,7 @@ class ManyRows:
     """
 
     # Prices and amounts come from linear systems, which leave some more than single sums do.
-    resolution = 2e-11
+    resolution = 1e-10
 
     def __init__(
         self,
@@ -193,6 +194,7 @@ class ManyRows:
         self, lower: FloatArray, upper: FloatArray, start: FloatArray, cutoff: float
     ) -> Relaxed:
         cutoff = self._cutoff = max(cutoff, self.worst)
+        start = np.where(np.isfinite(start), start, 0.0)
         best: Bounded | None = None
         blend: Blend | None = None
         holds = self.queries.n <= LARGEST_MASTER
@@ -206,7 +208,7 @@ class ManyRows:
                 cutoff=cutoff - abs(cutoff) * 1e-9,
                 precision=1e-14 if holds else 1e-11,
             )
-            best = self.bound_at(inside.prices, lower, upper)
+            best = self.bound_at(self._tidied(inside.prices, inside.best.value), lower, upper)
             share, on = inside.share, inside.last.on
             share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
             utility = box.off_utility + share * (on.utility - box.off_utility)
@@ -233,6 +235,13 @@ class ManyRows:
         if self.whole and math.isfinite(bound):
             bound = math.floor(bound + 1e-9 * max(1.0, abs(bound)))
         return Relaxed(bound, best.prices, fits, best.effective, best.response, blend)
+
+    def _tidied(self, prices: FloatArray, value: float) -> FloatArray:
+        """Prices that are 0 where they are worth nothing: none ends at 0 by itself."""
+        prices = np.where(np.isfinite(prices), prices, 0.0)
+        worth = np.abs(prices * np.r_[self.problem.budgets, self.problem.levels])
+        free = np.r_[self.problem.equality, np.zeros(self.problem.levels.size, dtype=bool)]
+        return np.where(~free & (worth < _WORTHLESS * abs(value)), 0.0, prices)
 
     @staticmethod
     def _apart(best: Bounded | None, mixture: float, cutoff: float) -> bool:

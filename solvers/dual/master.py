@@ -176,7 +176,10 @@ class Master:
         value = np.asarray(solution.col_value)
         dual = np.asarray(solution.row_dual)[: self.rows + self.floors]
         sign = np.r_[np.full(self.rows, -1.0), np.ones(self.floors)]
-        prices = sign * dual * self.size / self.scale
+        with np.errstate(all="ignore"):
+            prices = sign * dual * self.size / self.scale
+        if not np.isfinite(prices).all():
+            return None
         free = np.r_[self.problem.equality, np.zeros(self.floors, dtype=bool)]
         prices = np.where(free, prices, np.maximum(prices, 0.0))
         share = value[self.elastic :]
