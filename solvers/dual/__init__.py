@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clearopt.assemble import make_solution
 from clearopt.errors import DeclarationError, UnsupportedProblemError
@@ -16,6 +17,7 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
+from clearopt.solvers.dual.components import component_labels, components
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
@@ -30,6 +32,7 @@ from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
 
+_MOST_COMPONENTS = 2_000  # independent groups that are solved one by one
 _FEW = 64  # queries with measured curves for which column generation is worth its time
 
 
@@ -82,6 +85,10 @@ class Dual(Backend):
                 if large.status == "optimal" or found["message"] or engine == "sharded":
                     return large
         engine = "auto" if engine == "sharded" else engine
+        if program.rows.shape[0] + program.floors.shape[0] > 1:
+            count, labels = component_labels(program)
+            if 1 < count <= _MOST_COMPONENTS:
+                return finish(**self._solve_apart(program, count, labels, options, started))
         try:
             seen = view(program)
         except Unbounded as reason:
@@ -106,6 +113,54 @@ class Dual(Backend):
         if found["infeasible"]:
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
         return finish(**found)
+
+    def _solve_apart(
+        self,
+        program: Program,
+        count: int,
+        labels: NDArray[np.intp],
+        options: SolveOptions,
+        started: float,
+    ) -> dict[str, Any]:
+        """Groups that nothing connects, one after the other, each with its share of the time."""
+        tokens = np.zeros(program.n)
+        row_prices, floor_prices = (
+            np.zeros(program.rows.shape[0]),
+            np.zeros(program.floors.shape[0]),
+        )
+        bounds, messages, nodes, complete = [], [], 0, True
+        for done, part in enumerate(components(program, count, labels)):
+            limit = None
+            if options.time_limit is not None:
+                left = started + options.time_limit - time.perf_counter()
+                limit = max(left / (count - done), 1e-3)
+            solution = self.solve(part.program, replace(options, time_limit=limit, warm_start=None))
+            if solution.status == "unbounded":
+                return {"allocation": None, "unbounded": True, "message": solution.message}
+            if solution.status == "infeasible":
+                exact = Exact(_is_empty, _bound)
+                conflict = infeasibility_message(program, REASONS_TIME_LIMIT, exact)
+                message = conflict or "branch and bound left no part open"
+                return {"allocation": None, "infeasible": True, "message": message}
+            if solution.allocation is None:
+                complete = False
+            else:
+                tokens[part.queries] = solution.allocation
+            bounds.append(program.sign * solution.bound)
+            nodes += solution.statistics.get("nodes", 0)
+            messages += [solution.message] if solution.message else []
+            if solution.row_prices is not None:
+                row_prices[part.rows] = solution.row_prices
+            if solution.floor_prices is not None:
+                floor_prices[part.floors] = solution.floor_prices
+        return {
+            "allocation": tokens if complete else None,
+            "bound": program.offset + math.fsum(bounds),
+            "row_prices": row_prices,
+            "floor_prices": floor_prices,
+            "message": messages[0] if messages else "",
+            "statistics": {"nodes": nodes, "components": count},
+        }
 
     def _solve_large(
         self, program: Program, options: SolveOptions, started: float
