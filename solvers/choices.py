@@ -54,12 +54,6 @@ class Choices:
         inside[self.members] = True
         return inside
 
-    def losers(self, surplus: FloatArray) -> FloatArray:
-        """(n,) the surplus, at least 0, of all options but the best of each choice."""
-        lost = np.where(self.membership, np.maximum(surplus, 0.0), 0.0)
-        lost[self.best(lost)] = 0.0
-        return lost
-
     def second(self, surplus: FloatArray) -> FloatArray:
         """(n,) the best surplus among the other options of each query's choice, at least 0."""
         values = surplus[self.members]

@@ -28,14 +28,13 @@ _IMPROVES = 1e-13  # of the objective: smaller reduced costs are rounding
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A convex combination of points of every query, which meets the rows where `missed` is 0."""
+    """A convex combination of points of every query, meeting the rows if any known points do."""
 
     prices: FloatArray  # (K + J,)
     value: float  # of the mixture, at least that of any feasible allocation of known points
     query: NDArray[np.intp]  # of the points used
     amount: FloatArray
     share: FloatArray
-    missed: float  # in units of the rows' own sizes
 
 
 class _Quiet(highspy.Highs):  # type: ignore[misc]  # comes without types
@@ -184,9 +183,8 @@ class Master:
         prices = np.where(free, prices, np.maximum(prices, 0.0))
         share = value[self.elastic :]
         used = np.flatnonzero(share > 0)
-        missed = float(value[: self.elastic].max(initial=0.0))
         objective = -self.model.getInfo().objective_function_value * self.size
-        return Mixture(prices, objective, self.query[used], self.amount[used], share[used], missed)
+        return Mixture(prices, objective, self.query[used], self.amount[used], share[used])
 
 
 def _row_sizes(matrix: sparse.csr_array, amounts: FloatArray) -> FloatArray:

@@ -42,10 +42,6 @@ class Effective:
     price: FloatArray
     curve_price: FloatArray
 
-    def scaled(self, factor: float) -> Effective:
-        """The same with all prices multiplied."""
-        return Effective(self.weight, factor * self.price, factor * self.curve_price)
-
 
 @dataclass(frozen=True, eq=False)
 class Separable:
