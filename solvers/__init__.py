@@ -47,6 +47,7 @@ __all__ = [
 _BUILT_IN: Mapping[str, str] = {
     "dual": "clearopt.solvers.dual:Dual",
     "scip": "clearopt.solvers.scip:Scip",
+    "highs": "clearopt.solvers.highs:Highs",
     "cvxpy": "clearopt.solvers.cvxpy:Cvxpy",
     "price": "clearopt.solvers.price:Price",
     "uniform": "clearopt.solvers.uniform:Uniform",
