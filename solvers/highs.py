@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,12 +23,14 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
-from clearopt.solvers.highs_model import Answer, Model
 from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.pieces import Pieces, count_of, first_pieces, multiple_choice
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
+
+if TYPE_CHECKING:
+    from clearopt.solvers.highs_model import Answer
 
 _FORMULATIONS = ("auto", "piecewise", "multiple-choice")
 _FEW_POINTS = 5_000  # amounts of all queries that are better enumerated than approximated
@@ -190,6 +193,9 @@ class _Run:
             self.message = "the approximation could not be refined further"
 
     def _solve(self, whole: bool) -> Answer:
+        # HiGHS is imported when it solves, not when solvers are listed.
+        from clearopt.solvers.highs_model import Model
+
         model = Model(self.pieces, self.seen.program)
         tolerance = max(0.25 * (self.options.tolerance - _BOUND_MARGIN), 0.0)
         known = None if self.tokens is None else self.seen.amounts(self.tokens)
