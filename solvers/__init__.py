@@ -48,8 +48,13 @@ _BUILT_IN: Mapping[str, str] = {
     "dual": "clearopt.solvers.dual:Dual",
     "scip": "clearopt.solvers.scip:Scip",
     "highs": "clearopt.solvers.highs:Highs",
+    "ortools": "clearopt.solvers.ortools:OrTools",
+    "dp": "clearopt.solvers.dp:DynamicProgramming",
     "cvxpy": "clearopt.solvers.cvxpy:Cvxpy",
+    "scipy": "clearopt.solvers.scipy:Scipy",
     "price": "clearopt.solvers.price:Price",
+    "greedy": "clearopt.solvers.greedy:Greedy",
+    "proportional": "clearopt.solvers.proportional:Proportional",
     "uniform": "clearopt.solvers.uniform:Uniform",
     "time-share": "clearopt.solvers.time_share:TimeShare",
 }
