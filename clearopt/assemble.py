@@ -10,7 +10,7 @@ import numpy as np
 from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, check_feasibility, relative_gap
 from clearopt.marginal_values import marginal_multipliers
-from clearopt.prices import ByName, by_name
+from clearopt.prices import ByName, Price, by_name
 from clearopt.program import Program
 from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
@@ -85,7 +85,7 @@ def make_solution(
     if infeasible and allocation is None:
         row_prices = floor_prices = None  # there is no bound for them to prove
     multipliers = price_multipliers(program, row_prices, floor_prices)
-    marginal_values = ByName()
+    marginal_values: dict[str, Price] = ByName()
     if allocation is not None:
         marginal_values = by_name(program, marginal_multipliers(program, allocation))
     return Solution(
