@@ -139,10 +139,7 @@ def binding_limits(
     allowed = _BINDING * size
     if program.integer.any() and level.size:
         # Whole tokens rarely fill a row to the last unit.
-        largest = np.maximum(
-            abs(program.rows).max(axis=1).toarray().ravel(),
-            abs(program.curve_rows).max(axis=1).toarray().ravel(),
-        )
+        largest = np.maximum(_largest(program.rows), _largest(program.curve_rows))
         allowed = np.maximum(allowed, largest)
     if not program.floors.shape[0]:
         return slack <= allowed, np.zeros(0, dtype=np.bool_)
@@ -154,6 +151,14 @@ def binding_limits(
         entries = program.floors.multiply(np.where(program.integer, loss, 0.0)[None, :])
         spare = np.maximum(spare, np.asarray(entries.max(axis=1).toarray()).ravel())
     return slack <= allowed, over <= spare
+
+
+def _largest(matrix: sparse.csr_array) -> FloatArray:
+    """(k,) the largest size of an entry of each row."""
+    if matrix.shape[0] == 1:
+        ends = (matrix.data.min(), matrix.data.max()) if matrix.nnz else (0.0,)
+        return np.array([max(abs(float(end)) for end in ends)])
+    return np.asarray(abs(matrix).max(axis=1).toarray()).ravel()
 
 
 def _wanted(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -224,9 +229,9 @@ def _one_price_in_pieces(program: Program, tokens: FloatArray, binding: NDArray[
     full = program.rows.nnz == program.n and program.rows.has_sorted_indices
     coefficient = program.rows.data if full else program.rows.toarray()[0]
     for block in program.utilities:
-        for start in range(0, block.index.size, PIECE):
-            part = slice(start, min(start + PIECE, block.index.size))
-            at, count = block.index[part], part.stop - part.start
+        for start in range(0, block.size, PIECE):
+            part = slice(start, min(start + PIECE, block.size))
+            at, count = block.part(part), part.stop - part.start
             piece = Program(
                 weight=program.weight[at],
                 cost=program.cost[at],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clearopt.certificate import Feasibility, relative_gap
 from clearopt.prices import Price
-from clearopt.program import Program
+from clearopt.program import PIECE, Program
 from clearopt.validation import FloatArray
 
 Tokens = FloatArray | NDArray[np.int64]
@@ -100,12 +100,21 @@ class Solution:
         return "\n".join(lines)
 
 
-def counted(program: Program, tokens: FloatArray | None) -> Tokens | None:
-    """An allocation as users get it: integers where all tokens are counted whole."""
+def counted(
+    program: Program, tokens: FloatArray | None, *, in_place: bool = False
+) -> Tokens | None:
+    """An allocation as users get it: integers where all tokens are counted whole.
+
+    With `in_place` these stand where the tokens stood, which nobody may look at any more.
+    """
     if tokens is None or not program.integer.all():
         return tokens
+    whole = tokens.view(np.int64) if in_place else np.empty(tokens.shape, dtype=np.int64)
     with np.errstate(invalid="ignore"):  # a file may hold anything; its check comes after
-        return np.rint(tokens).astype(np.int64)
+        for start in range(0, tokens.size, PIECE):
+            part = slice(start, start + PIECE)
+            whole[part] = np.rint(tokens[part])
+    return whole
 
 
 def _show(price: Price) -> str:

@@ -278,7 +278,9 @@ class _Table:
                 raise DeclarationError(f"table: weight[{k}] = {shown}: a weight is at least 0")
         except DeclarationError as error:
             raise self._told(error, start) from error
-        lower, high = box.lower, box.upper
+        # Numbers of their own: a view of one would keep the whole chunk in memory.
+        lower = box.lower if np.ndim(values.get("lower", 0.0)) else np.array(box.lower[0])
+        high = box.upper if np.ndim(upper) else np.array(box.upper[0])
         if self.integer:
             lower, high = np.ceil(lower), np.floor(high)
         return family, Columns(
@@ -286,8 +288,8 @@ class _Table:
             weight,
             np.zeros(()),
             np.ones(()),
-            lower if np.ndim(values.get("lower", 0.0)) else lower[:1].reshape(()),
-            high if np.ndim(upper) else high[:1].reshape(()),
+            np.asarray(lower),
+            np.asarray(high),
             np.array(True) if self.integer else None,
         )
 

@@ -28,6 +28,7 @@ class _Surge(Utility):
     """What both surges share: their parameters, checked, and the excess counted from tau."""
 
     parameter_names = ("scale", "threshold", "rate")
+    always_stationary = True
 
     scale: Any
     threshold: Any

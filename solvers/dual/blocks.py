@@ -136,10 +136,10 @@ class ArraySource:
                 block.family.kind,
                 tuple(compact(np.asarray(p)) for p in block.family.parameters),
                 shared,
-                as_range(block.index),
+                block.where,
             )
             for block in program.utilities
-            if block.index.size
+            if block.size
         ]
         rest = _without_utility(program)
         if rest.size:
@@ -243,14 +243,6 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def as_range(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    """A slice where the index is one without gaps: slicing copies nothing."""
-    first, size = int(index[0]), index.size
-    if int(index[-1]) - first == size - 1 and bool((np.diff(index) == 1).all()):
-        return slice(first, first + size)
-    return index
-
-
 def stratified(size: int, wanted: int) -> NDArray[np.intp]:
     """`wanted` of `size` positions, one at random (always the same) from every stretch."""
     if wanted >= size:
@@ -261,11 +253,11 @@ def stratified(size: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _without_utility(program: Program) -> NDArray[np.intp]:
-    if sum(block.index.size for block in program.utilities) == program.n:
+    if sum(block.size for block in program.utilities) == program.n:
         return np.zeros(0, dtype=np.intp)
     covered = np.zeros(program.n, dtype=bool)
     for block in program.utilities:
-        covered[block.index] = True
+        covered[block.where] = True
     return np.flatnonzero(~covered)
 
 

@@ -191,8 +191,9 @@ class LargeRow:
 
     def _demand(self, price: float) -> _Point:
         self._begin(f"demand at price {price:.6g}", 1)
-        rows = [sums[2] for _, _, sums, _ in self._ask("measure", price)]
-        return self._seen(price, math.fsum(itertools.chain.from_iterable(rows)))
+        # A copy: a view would keep the other sums in memory.
+        rows = [sums[2].copy() for _, _, sums, _ in self._ask("measure", price)]
+        return self._seen(price, _exactly(rows))
 
     def _seen(self, price: float, demand: float) -> _Point:
         """Remember a point if it narrows the bracket."""
@@ -206,12 +207,12 @@ class LargeRow:
 
     def _straddle(self, dear: float, cheap: float) -> _Straddle:
         self._begin(f"demand between prices {cheap:.9g} and {dear:.9g}", 2)
-        rows: list[list[float]] = [[], [], [], []]
+        rows: list[list[FloatArray]] = [[], [], [], []]
         kept: list[tuple[int, NDArray[np.intp], Group]] = []
         stride, total, stored = 1, 0, 0
         for number, block, sums, mask in self._ask("straddle", dear, cheap):
             for column, values in zip(rows, sums, strict=True):
-                column.extend(values.tolist())
+                column.append(values)
             members = np.flatnonzero(local(mask)[: block.count])
             total += members.size
             members = members[::stride]
@@ -228,11 +229,11 @@ class LargeRow:
                 stored = sum(m.size for _, m, _ in kept)
         everybody = self.source.gathered((_joined([g for _, _, g in kept]), stride, total))
         groups = _joined([group for part, _, _ in everybody for group in part])
-        others = Others(dear, cheap, math.fsum(rows[0]), math.fsum(rows[1]))
+        others = Others(dear, cheap, _exactly(rows[0]), _exactly(rows[1]))
         found = _Straddle(
             others,
-            math.fsum(rows[2]),
-            math.fsum(rows[3]),
+            _exactly(rows[2]),
+            _exactly(rows[3]),
             groups,
             [(k, m) for k, m, _ in kept],
             max(s for _, s, _ in everybody),
@@ -369,7 +370,7 @@ class LargeRow:
         """(5,) sums of `kernels.commit`, the allocation handed on block by block."""
         self.tell("dry run" if sink is None else "allocating")
         self.passes += 2
-        columns: list[list[float]] = [[], [], [], [], []]
+        columns: list[list[FloatArray]] = [[], [], [], [], []]
         ties = self._tie_fill(plan) if plan.ties is not None else None
 
         def taken(number: int, block: Block) -> Any:
@@ -384,10 +385,10 @@ class LargeRow:
 
         for _, block, sums, tokens in self._ask("commit", plan.price, plan.spent_at, taken=taken):
             for column, values in zip(columns, sums, strict=True):
-                column.extend(values.tolist())
+                column.append(values)
             if sink is not None:
                 sink(block, local(tokens)[: block.count])
-        return np.array([math.fsum(column) for column in columns])
+        return np.array([_exactly(column) for column in columns])
 
     def _tie_fill(self, plan: _Plan) -> Callable[[int, Block], Any]:
         """Of those who jump at one price, as many in their order as the budget has room for."""
@@ -570,6 +571,11 @@ def _joined(groups: list[Group]) -> list[Group]:
     """Neighbouring groups of one kind as one: the order of the queries stays."""
     runs = itertools.groupby(groups, key=lambda group: group.kind)
     return [joined(list(run)) for _, run in runs]
+
+
+def _exactly(rows: list[FloatArray]) -> float:
+    """The sum of all rows' sums, rounded once."""
+    return math.fsum(itertools.chain.from_iterable(row.tolist() for row in rows))
 
 
 def _log(value: float) -> float:

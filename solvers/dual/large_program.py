@@ -21,7 +21,7 @@ from clearopt.solvers.dual.blocks import (
 from clearopt.solvers.dual.core import followers, next_tokens
 from clearopt.solvers.dual.large import Infeasible, LargeRow
 from clearopt.solvers.dual.sharding import ShardedSource
-from clearopt.sums import accurate_sum
+from clearopt.sums import accurate_sum_of
 from clearopt.validation import FloatArray
 
 LARGE_FROM = 20_000  # queries
@@ -111,15 +111,23 @@ def solve_large(
     if math.isfinite(budget):
         rest = ArraySource(program, coefficient, BLOCK)
         spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
-        if accurate_sum(coefficient * tokens) > budget * (1 + 1e-10):
+        if charged(coefficient, tokens) > budget * (1 + 1e-10):
             run.retreat(keep)
     return {
         "allocation": tokens,
+        "handed_over": True,
         "bound": program.offset + found.bound,
         "row_prices": np.full(program.rows.shape[0], found.price),
         "message": found.message,
         "statistics": {"nodes": 1, "engine": "sharded" if sharded else "jax", **found.statistics},
     }
+
+
+def charged(coefficient: FloatArray, tokens: FloatArray) -> float:
+    """What the row comes to; `coefficient` is (n,) or (), `tokens` (n,)."""
+    if coefficient.ndim == 0:
+        return accurate_sum_of(tokens.size, lambda part: coefficient * tokens[part])
+    return accurate_sum_of(tokens.size, lambda part: coefficient[part] * tokens[part])
 
 
 def spend_the_rest(
@@ -131,7 +139,7 @@ def spend_the_rest(
     equal marginal utilities are worth; the last rounding error goes to one query alone. Whole
     tokens go where the next one adds most.
     """
-    left = budget - accurate_sum(coefficient * tokens)
+    left = budget - charged(coefficient, tokens)
     for block in source.blocks():
         if left == 0 or (left > 0 and not priced):
             return
@@ -144,17 +152,17 @@ def spend_the_rest(
             bounds = group.columns.lower[able], group.columns.upper[able]
             held[able] = np.clip(changed, *bounds)
             tokens[block.index] = held
-            left = budget - accurate_sum(coefficient * tokens)
+            left = budget - charged(coefficient, tokens)
             largest = int(np.argmax(np.where(able, group.columns.coefficient * held, 0.0)))
             for _ in range(4):
                 if left >= 0 or abs(left) > 1e-9 * spent:
                     break
                 held[largest] += left * (1 + 1e-15) / group.columns.coefficient[largest]
                 tokens[block.index] = held
-                left = budget - accurate_sum(coefficient * tokens)
+                left = budget - charged(coefficient, tokens)
             if 0 <= left <= 1e-9 * spent:
                 return
         elif left > 0 and group.columns.integer is not None:
             next_tokens(group, held, left)
             tokens[block.index] = held
-            left = budget - accurate_sum(coefficient * tokens)
+            left = budget - charged(coefficient, tokens)
