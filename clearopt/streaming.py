@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from clearopt.allocation import Allocation
 from clearopt.certificate import FEASIBILITY_TOLERANCE, relative_gap
+from clearopt.deadline import Deadline, listening
 from clearopt.errors import DeclarationError, MissingExtraError, ScaleWarning
 from clearopt.files.families import family_class
 from clearopt.solve_table import RESULTS, families
@@ -118,7 +118,7 @@ def solve_parquet(
         upper: most tokens of a query, where the table has no column for it or an empty cell.
         integer: whether tokens are counted whole.
         tolerance: relative gap up to which the result is `optimal`.
-        time_limit: seconds; afterwards the best price so far is allocated at.
+        time_limit: seconds; afterwards, or after Ctrl-C, the best price so far is allocated at.
         chunk: rows in memory at a time.
         force: replace `out` where it exists.
         verbose: print a line a pass; without it a terminal sees a status line.
@@ -128,7 +128,6 @@ def solve_parquet(
             (with its row, counted from 1), or `out` exists.
         MissingExtraError: polars is not installed.
     """
-    started = time.perf_counter()
     source_path, target = Path(path), Path(out)
     if not (isinstance(budget, int | float) and 0 <= budget < math.inf):
         raise DeclarationError(f"budget = {budget!r}: must be a number of at least 0")
@@ -136,9 +135,21 @@ def solve_parquet(
         raise DeclarationError(f"chunk = {chunk!r}: must be a whole number of rows, at least 1")
     _check_target(source_path, target, force)
     table = _Table(source_path, family, columns or {}, constants or {}, upper, integer)
-    source = ParquetSource(table, chunk)
     total = float(math.floor(budget + 1e-9)) if integer else float(budget)
-    deadline = math.inf if time_limit is None else started + time_limit
+    with listening():
+        return _solve(table, target, total, tolerance, Deadline(time_limit), chunk, verbose)
+
+
+def _solve(
+    table: _Table,
+    target: Path,
+    total: float,
+    tolerance: float,
+    deadline: Deadline,
+    chunk: int,
+    verbose: bool,
+) -> ParquetSolution:
+    source = ParquetSource(table, chunk)
     with Ticker("solve_parquet", verbose=verbose) as ticker:
         ticker.say(f"checking {table.rows} rows")
         source.check()
@@ -150,7 +161,7 @@ def solve_parquet(
                 nan = math.nan
                 return ParquetSolution(
                     "infeasible", nan, -math.inf, nan, (nan, nan), nan, table.rows, 0, run.passes,
-                    time.perf_counter() - started, None,
+                    deadline.spent, None,
                     "the lower bounds alone cost more than the budget",
                 )  # fmt: skip
             ticker.say(f"writing {target}")
@@ -159,7 +170,7 @@ def solve_parquet(
     return ParquetSolution(
         "optimal" if proven else "feasible", checked.objective, found.bound, found.price,
         found.price_interval, checked.spent, table.rows, checked.funded, found.passes,
-        time.perf_counter() - started, target, found.message,
+        deadline.spent, target, found.message,
     )  # fmt: skip
 
 
