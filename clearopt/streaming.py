@@ -34,6 +34,7 @@ from clearopt.solvers.dual.blocks import (
     Block,
     Columns,
     Group,
+    OneProcess,
     padded,
     stratified,
     traceable,
@@ -311,18 +312,13 @@ class _Table:
         return DeclarationError(f"{self.path}: row {row}, column {column!r}: {found[3]}")
 
 
-class ParquetSource:
+class ParquetSource(OneProcess):
     """The rows of a table in chunks of `chunk`, each in blocks of `places`."""
 
-    sharding: Any = None
-    rank: int = 0
-
     def __init__(self, table: _Table, chunk: int, places: int | None = None) -> None:
-        self.table, self.chunk = table, chunk
         small = min(chunk, table.rows) < BLOCK
-        self.places = places or (SMALL_BLOCK if small else BLOCK)
-        self._all_valid = np.ones(self.places, dtype=np.bool_)
-        self._none = np.full(self.places, np.nan)
+        super().__init__(places or (SMALL_BLOCK if small else BLOCK))
+        self.table, self.chunk = table, chunk
         self._sample: list[tuple[Group, float]] = []
 
     @property
@@ -367,17 +363,6 @@ class ParquetSource:
 
     def sample(self, size: int) -> list[tuple[Group, float]]:
         return self._sample
-
-    def gathered(self, thing: Any) -> list[Any]:
-        return [thing]
-
-    def placed(self, taken: FloatArray) -> Any:
-        if taken.size == self.places:
-            return taken
-        return np.concatenate([taken, self._none[taken.size :]])
-
-    def nothing_taken(self, block: Block) -> Any:
-        return self._none
 
 
 def _flat(columns: Columns) -> list[NDArray[Any]]:

@@ -210,37 +210,51 @@ class ManyRows:
         start = np.where(np.isfinite(start), start, 0.0)
         best: Bounded | None = None
         blend: Blend | None = None
+        value = math.inf
         holds = self.queries.n <= LARGEST_MASTER
         if not self.kinked or self._master is None:
-            box = Box.of(self.problem, lower, upper)
-            inside = descend(
-                self.problem,
-                box,
-                start,
-                deadline=self.deadline,
-                cutoff=cutoff - abs(cutoff) * 1e-9,
-                precision=1e-14 if holds else 1e-11,
-            )
-            best = self.bound_at(self._tidied(inside.prices, inside.best.value), lower, upper)
-            share, on = inside.share, inside.last.on
-            share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
-            utility = box.off_utility + share * (on.utility - box.off_utility)
-            mean = box.lower + share * (on.tokens - box.lower)
-            over = np.where(share > _DECIDED, on.tokens, box.lower)
-            under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
-            blend = Blend(mean, utility, under, over, share)
+            best, blend, value = self._smoothly(lower, upper, start, cutoff)
         if self.kinked and not holds:
             assert best is not None
             polished = polish(self.problem, best.prices, lower, upper, self.deadline)
             there = self.bound_at(polished, lower, upper)
             best = min(best, there, key=lambda found: found.bound)
-        elif self.kinked or (holds and self._apart(best, inside.value, cutoff)):
+        elif self.kinked or (holds and self._apart(best, value, cutoff)):
             first = start if best is None else best.prices
             best, mixture = self._generate(first, best, lower, upper, cutoff)
             if mixture is not None:
                 blend = self._blend(mixture)
         assert best is not None
-        if holds:  # in a narrow box no price beats none: nothing is lost to rounding
+        return self._relaxed(best, blend, lower, upper)
+
+    def _smoothly(
+        self, lower: FloatArray, upper: FloatArray, start: FloatArray, cutoff: float
+    ) -> tuple[Bounded, Blend, float]:
+        """By the interior-point method: a bound, a mixture that nearly attains it, its value."""
+        box = Box.of(self.problem, lower, upper)
+        inside = descend(
+            self.problem,
+            box,
+            start,
+            deadline=self.deadline,
+            cutoff=cutoff - abs(cutoff) * 1e-9,
+            precision=1e-14 if self.queries.n <= LARGEST_MASTER else 1e-11,
+        )
+        best = self.bound_at(self._tidied(inside.prices, inside.best.value), lower, upper)
+        share, on = inside.share, inside.last.on
+        share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
+        utility = box.off_utility + share * (on.utility - box.off_utility)
+        mean = box.lower + share * (on.tokens - box.lower)
+        over = np.where(share > _DECIDED, on.tokens, box.lower)
+        under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
+        return best, Blend(mean, utility, under, over, share), inside.value
+
+    def _relaxed(
+        self, best: Bounded, blend: Blend | None, lower: FloatArray, upper: FloatArray
+    ) -> Relaxed:
+        """The bound at its least, a whole number where every allocation is worth one."""
+        if self.queries.n <= LARGEST_MASTER:
+            # In a narrow box no price beats none: nothing is lost to rounding.
             free = self.bound_at(np.zeros_like(best.prices), lower, upper)
             best = min(best, free, key=lambda found: found.bound)
         fits = best.bound >= self.worst - 1e-9 * abs(self.worst)
