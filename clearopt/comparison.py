@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 from clearopt.certificate import relative_gap
+from clearopt.deadline import Interrupt, listening
 from clearopt.errors import DeclarationError, SolverNotInstalledError
 from clearopt.problem import Problem
 from clearopt.program import Program
@@ -170,6 +172,7 @@ def compare(
     """Solve with each solver in turn and put what they say side by side.
 
     A solver that is not installed, cannot take this problem, or fails is a row with its message.
+    Ctrl-C while `dual` solves ends the comparison with what it has found.
 
     Args:
         problem: a `Problem`, or a compiled `Program`.
@@ -215,9 +218,16 @@ def compare(
             found.append(error)
     options: dict[str, Any] = {"time_limit": time_limit, "tolerance": tolerance, "seed": seed}
     SolveOptions(**options)  # a wrong option is the caller's mistake, not each solver's
-    rows = [
-        _run(program, name, backend, options) for name, backend in zip(names, found, strict=True)
-    ]
+    rows: list[ComparisonRow] = []
+    stopped = False
+    for name, backend in zip(names, found, strict=True):
+        if stopped:
+            rows.append(_not_run(name, "interrupted before", 0.0))
+            continue
+        hears = isinstance(backend, Backend) and backend.interruptible
+        with listening() if hears else nullcontext(Interrupt()) as interrupt:
+            rows.append(_run(program, name, backend, options))
+        stopped = interrupt.pressed
     return Comparison(rows, tolerance, program.minimize)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
 from clearopt.assemble import make_solution
 from clearopt.compilation import compile_program, with_level
 from clearopt.constraints import Choice, Constraint
+from clearopt.deadline import Interrupt, listening
 from clearopt.errors import DeclarationError, InfeasibleError
 from clearopt.expressions import Expression
 from clearopt.parameters import Parameter, parameters_of
@@ -159,7 +161,8 @@ class Problem:
             solver: a name of `co.solvers()`, or a back-end of your own.
             tolerance: relative gap between bound and objective at which to stop; `optimal` means
                 it was reached.
-            time_limit: seconds; at the limit the best allocation and bound so far are returned.
+            time_limit: seconds; at the limit, or at the first Ctrl-C where the back-end is
+                `interruptible`, the best allocation and bound so far are returned.
             seed: for back-ends that draw at random.
             threads: for back-ends that can use several.
             verbose: let the back-end print its own log.
@@ -198,14 +201,16 @@ class Problem:
             One solution for each value. Where nothing can satisfy a value (a budget below the lower
             bounds) its status is `infeasible` and its message says why; its `program` has that
             value in it, but where the value is a bound, which would cross another: then it is the
-            program as declared.
+            program as declared. Ctrl-C ends the sweep: the list is then shorter, and its last
+            solution what was found for that value so far.
 
         Raises:
             DeclarationError: no constraint has that name, the parameter is not part of the
                 problem, or a value is not of the kind or shape that the constraint takes; before
                 anything is solved.
         """
-        return list(self.sweep_lazily(what, values, solver, **options))
+        with listening() if get_solver(solver).interruptible else nullcontext():
+            return list(self.sweep_lazily(what, values, solver, **options))
 
     def sweep_lazily(
         self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
@@ -232,9 +237,13 @@ class Problem:
                     message=str(program),
                 )
                 continue
-            solution = solve_program(program, backend, warm_start=last, **options)
+            # Heard while it solves, and not while the caller looks at what was found.
+            with listening() if backend.interruptible else nullcontext(Interrupt()) as interrupt:
+                solution = solve_program(program, backend, warm_start=last, **options)
             last = solution if solution.allocation is not None else last
             yield solution
+            if interrupt.pressed:
+                return
 
     def _with_parameter(
         self, parameter: Parameter, values: Iterable[Any]

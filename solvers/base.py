@@ -77,6 +77,7 @@ class Backend(ABC):
         modules: packages it imports when it solves; probed without importing.
         extra: the extra of clearopt that installs them.
         own_options: names of the extra options it accepts.
+        interruptible: Ctrl-C ends its solve with what was found (see `clearopt.deadline`).
     """
 
     name: ClassVar[str]
@@ -86,6 +87,7 @@ class Backend(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
     own_options: ClassVar[frozenset[str]] = frozenset()
+    interruptible: ClassVar[bool] = False
 
     def is_available(self) -> bool:
         """Whether every package it needs is installed; never imports one, never raises."""

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 import clearopt as co
+from clearopt.deadline import NEVER
 from clearopt.solvers.dual.large_program import solve_large
 from clearopt.streaming import _Table
 
@@ -36,7 +37,7 @@ def in_memory(frame, *, integer):
     accuracy = co.CumulativeSurge(*columns)(tokens)
     gain = frame["value"].to_numpy() @ accuracy
     program = co.Problem(co.Maximize(gain), [co.sum(tokens) <= 70_000]).program
-    found = solve_large(program, deadline=np.inf, start=None, tell=lambda what: None, exact=True)
+    found = solve_large(program, deadline=NEVER, start=None, tell=lambda what: None, exact=True)
     return program, found
 
 

@@ -69,6 +69,9 @@ class Coupling(Protocol):
     def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
         """Allocations near a relaxation, feasible or not."""
 
+    def simple(self, lower: FloatArray, upper: FloatArray) -> list[FloatArray]:
+        """Allocations that are likely to be feasible, for a search that found none in its time."""
+
     def accepts(self, tokens: FloatArray) -> bool:
         """Whether the rows are met."""
 

@@ -24,7 +24,6 @@ rows, and their value is a lower bound on the least D (Nocedal and Wright 2006, 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.linalg import splu
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.separable import Effective
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.utilities import BestResponse
@@ -316,7 +316,7 @@ def descend(
     box: Box,
     first: FloatArray,
     *,
-    deadline: float = math.inf,
+    deadline: Deadline = NEVER,
     cutoff: float = -math.inf,
     precision: float = 1e-11,
     limit: int = 120,
@@ -327,7 +327,7 @@ def descend(
         problem: the program.
         box: the bounds to keep to.
         first: (K + J,) prices to start from.
-        deadline: of `time.perf_counter`.
+        deadline: when to end, after two evaluations at least.
         cutoff: stop as soon as D falls below it.
         precision: of D against the mixture's value, relative.
         limit: evaluations at most.
@@ -340,7 +340,7 @@ def _descend(
     problem: SeveralRows,
     box: Box,
     first: FloatArray,
-    deadline: float,
+    deadline: Deadline,
     cutoff: float,
     precision: float,
     limit: int,
@@ -363,7 +363,7 @@ def _descend(
     used, value = function.mixture(at, share)
     pairs = max(2 * int(jumping.sum()) + int(signed.sum()), 1)
     count, stalled = 2, 0
-    while count < limit and time.perf_counter() < deadline:
+    while count < limit and not deadline.over:
         size = max(abs(best.value), 1e-300)
         complementarity = now.complementarity(signed, jumping)
         missed = (used - function.level) * now.prices

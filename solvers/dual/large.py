@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.blocks import Block, Group, Source
 from clearopt.solvers.dual.core import Decision, Others, crossing, decide, followers, joined
 from clearopt.solvers.dual.kernels import SUM_ERROR, compiled, in_numpy
@@ -33,6 +33,7 @@ CORE_LIMIT = 2**14  # undecided queries that are settled one by one
 _TRIES = 100  # passes at most before the search is given up
 _TIED = 8e-15  # relative width of a bracket whose prices are one price
 _WANTED = 32.0  # undecided queries to hope for: among more there are better combinations
+_MARGIN = 0.05  # logarithm of demand: what a price for want of time keeps below the budget
 _IN_FLIGHT = 4  # blocks handed to JAX before the first answer is asked for
 _SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
 _KEEP = 1e-13  # of the budget: kept back where sums of fractions are only known to rounding
@@ -41,7 +42,7 @@ Sink = Callable[[Block, FloatArray], None]
 
 
 class OutOfTime(Exception):
-    """The time limit was reached between two passes."""
+    """The search has to end, for the reason given."""
 
 
 class Infeasible(Exception):
@@ -117,7 +118,7 @@ class LargeRow:
     Args:
         source: the queries.
         budget: the row's right-hand side; infinite where there is no row.
-        deadline: on the clock of `time.perf_counter`.
+        deadline: when to end the search; what was found is then allocated at.
         tell: called before every pass with a word for what it does.
     """
 
@@ -126,7 +127,7 @@ class LargeRow:
         source: Source,
         budget: float,
         *,
-        deadline: float = math.inf,
+        deadline: Deadline = NEVER,
         core_limit: int = CORE_LIMIT,
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
@@ -135,6 +136,9 @@ class LargeRow:
         self.passes = 0
         self._low: _Point | None = None
         self._high: _Point | None = None
+        self._guess = (1.0, 1.0)  # a price, and how fast demand falls there
+        self._searching = False
+        self._alone = len(source.gathered(0)) == 1
 
     def solve(self, sink: Sink, *, start: float | None = None, exact: bool = False) -> Committed:
         """Search, decide, commit; `sink` is given the tokens of every block, in order.
@@ -148,11 +152,13 @@ class LargeRow:
         """
         message = ""
         try:
+            self._searching = True
             plan = self._search(start)
-        except OutOfTime:
-            message = "stopped at the time limit"
-            plan = self._retreat()
-        if exact or plan.ties is not None:
+        except OutOfTime as reason:
+            message = f"stopped at the {reason}"
+            plan = self._fitting()
+        self._searching = False
+        if not message and (exact or plan.ties is not None):
             plan = self._spend_exactly(plan)
         sums = self._commit(plan, sink)
         return self._committed(plan, sums, message)
@@ -172,6 +178,9 @@ class LargeRow:
             return number, block, np.asarray(sums), rest
 
         for number, block in enumerate(self.source.blocks()):
+            # Alone, a search need not pass over everything before it ends.
+            if self._searching and self._alone and self.deadline.over:
+                raise OutOfTime(self.deadline.reason)
             ask = compiled(question, block.kind, self.source.sharding)
             extra = () if taken is None else (taken(number, block),)
             with jax.enable_x64(True):
@@ -182,15 +191,22 @@ class LargeRow:
             yield landed()
 
     def _begin(self, what: str, cost: int) -> None:
-        # The processes must agree on whether the time is up.
-        limited = math.isfinite(self.deadline)
-        if limited and any(self.source.gathered(time.perf_counter() > self.deadline)):
-            raise OutOfTime
+        reason = self._over()
+        if reason:
+            raise OutOfTime(reason)
         self.tell(what)
         self.passes += cost
 
+    def _over(self) -> str:
+        """Why to end, empty where there is time; the processes must agree on it."""
+        reasons = self.source.gathered(self.deadline.reason if self.deadline.over else "")
+        return next(filter(None, reasons), "")
+
     def _demand(self, price: float) -> _Point:
         self._begin(f"demand at price {price:.6g}", 1)
+        return self._measured(price)
+
+    def _measured(self, price: float) -> _Point:
         # A copy: a view would keep the other sums in memory.
         rows = [sums[2].copy() for _, _, sums, _ in self._ask("measure", price)]
         return self._seen(price, _exactly(rows))
@@ -250,6 +266,7 @@ class LargeRow:
         sample = self.source.sample(2**14 if self.source.size >= 2**19 else 2**11)
         sample = [part for found in self.source.gathered(sample) for part in found]
         price, elasticity, ample = presolve(sample, self.budget, start)
+        self._guess = price, elasticity
         if ample:
             free = self._demand(0.0)
             if free.demand <= self.budget:
@@ -281,7 +298,7 @@ class LargeRow:
                 least = 0.0 if self._demand(0.0).demand <= self.budget else cheap
                 return _Plan(least, least, interval=(0.0, least))
             if tries >= _TRIES:
-                raise OutOfTime
+                raise OutOfTime("limit of passes")
 
     def _next(
         self, points: list[_Point], elasticity: float, tries: int
@@ -449,7 +466,7 @@ class LargeRow:
         points: list[_Point] = []
         best, price, slope = self._retreat(), plan.spent_at, plan.slope
         for _ in range(6):
-            if price < 0:
+            if price < 0 or self._over():
                 break
             trial = replace(plan, spent_at=price)
             point = _Point(price, float(self._commit(trial, None)[2]))
@@ -470,6 +487,25 @@ class LargeRow:
             else:
                 break
         return best
+
+    def _fitting(self) -> _Plan:
+        """A plan for want of time: the least price known to fit, or the first one found that does.
+
+        Raises:
+            Infeasible: no price does.
+        """
+        self._searching = False
+        price, elasticity = self._guess
+        price = max(price, self._low.price if self._low is not None else 0.0)
+        step = _MARGIN / elasticity
+        while self._high is None:
+            if price > 1e299:
+                raise Infeasible
+            price = _priced(_log(price) + step)
+            self.passes += 1
+            over = _log(self._measured(price).demand) - _log(self.budget)
+            step = max(2.0 * step, over / elasticity + _MARGIN / elasticity)
+        return self._retreat()
 
     def _retreat(self) -> _Plan:
         """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""

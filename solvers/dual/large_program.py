@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.solvers.dual.blocks import (
     BLOCK,
@@ -79,7 +80,7 @@ def budget_of(program: Program, coefficient: FloatArray) -> float:
 def solve_large(
     program: Program,
     *,
-    deadline: float,
+    deadline: Deadline,
     start: float | None,
     tell: Callable[[str], None],
     places: int | None = None,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.validation import FloatArray
 
@@ -166,8 +167,10 @@ class Master:
         bound = np.where(inside, highspy.kHighsInf, 0.0)
         self.model.changeColsBounds(index.size, index, np.zeros(index.size), bound)
 
-    def solve(self) -> Mixture | None:
-        """None where HiGHS gives up, which costs a bound and no more."""
+    def solve(self, deadline: Deadline = NEVER) -> Mixture | None:
+        """None where HiGHS gives up or time does, which costs a bound and no more."""
+        # HiGHS counts from its own beginning, over all programs that it has solved.
+        self.model.setOptionValue("time_limit", self.model.getRunTime() + deadline.left)
         self.model.run()
         if self.model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None

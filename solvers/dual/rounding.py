@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.validation import FloatArray
 
@@ -16,8 +17,13 @@ _SINGLY = 2_000  # queries up to which tokens are given back one by one
 _PASSES = 4  # in bulk, before that
 
 
-def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
-    """Round whole tokens down, then give single tokens back where rows allow and they add most."""
+def whole_tokens(
+    problem: SeveralRows, tokens: FloatArray, deadline: Deadline = NEVER
+) -> FloatArray:
+    """Round whole tokens down, then give single tokens back where rows allow and they add most.
+
+    After the deadline no more are given back.
+    """
     queries = problem.queries
     assert queries.integer is not None
     tokens = np.maximum(queries.whole_below(tokens, 1e-7), queries.lower)
@@ -25,7 +31,7 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
         return tokens
     columns, curve_columns = sparse.csc_array(problem.rows), sparse.csc_array(problem.curve_rows)
     if problem.levels.size and queries.n <= _SINGLY:
-        tokens = _meet_floors(problem, tokens, columns)
+        tokens = _meet_floors(problem, tokens, columns, deadline)
     room = problem.budgets - problem.activity(tokens)
     able = queries.integer.copy()
     if queries.choice is not None:
@@ -37,6 +43,8 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         added = problem.gains(more) - problem.gains(tokens)
     for _ in range(4 * min(queries.n, _SINGLY)):
+        if deadline.over:
+            break
         can = able & (more > tokens)
         if queries.least is not None:
             can &= more >= queries.least
@@ -61,7 +69,9 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
     return tokens
 
 
-def _meet_floors(problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_array) -> FloatArray:
+def _meet_floors(
+    problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_array, deadline: Deadline
+) -> FloatArray:
     """One token after the other to whoever brings the floors that are short most for it."""
     queries = problem.queries
     assert queries.integer is not None
@@ -70,6 +80,8 @@ def _meet_floors(problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_a
         able &= tokens > 0
     utility = queries.utility(tokens)
     for _ in range(2 * queries.n):
+        if deadline.over:
+            break
         short = problem.levels - problem.floors @ utility
         if not (short > 0).any():
             break

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import clearopt as co
 from clearopt.assemble import make_solution
+from clearopt.deadline import NEVER
 from clearopt.solvers.dual.large_program import is_plain, solve_large
 from clearopt.sums import accurate_sum
 
@@ -16,7 +17,7 @@ from clearopt.sums import accurate_sum
 def solve_in_blocks(problem, **options):
     program = problem.program
     assert is_plain(program)
-    found = solve_large(program, deadline=math.inf, start=None, tell=lambda what: None, **options)
+    found = solve_large(program, deadline=NEVER, start=None, tell=lambda what: None, **options)
     return make_solution(program, solver="dual", seconds=0.0, **found)
 
 
