@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, check_feasibility, relative_gap
-from clearopt.marginal_values import marginal_multipliers
-from clearopt.prices import ByName, by_name
 from clearopt.program import Program
 from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
@@ -78,17 +75,12 @@ def make_solution(
         status = "unknown"
     if infeasible and allocation is None:
         row_prices = floor_prices = None  # there is no bound for them to prove
-    multipliers = price_multipliers(program, row_prices, floor_prices)
     return Solution(
         status=status,
         program=program,
         allocation=counted(program, allocation),
         objective=program.sign * objective + 0.0,
         bound=program.sign * bound + 0.0,
-        prices=ByName() if multipliers is None else by_name(program, multipliers),
-        marginal_values=ByName()
-        if allocation is None
-        else by_name(program, marginal_multipliers(program, allocation)),
         utilities=utilities,
         funded=funded,
         feasibility=feasibility,

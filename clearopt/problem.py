@@ -14,7 +14,7 @@ from clearopt.expressions import Expression
 from clearopt.parameters import Parameter, parameters_of
 from clearopt.program import Program
 from clearopt.solution import Solution, Tokens
-from clearopt.solvers import Backend, get_solver, solve_program
+from clearopt.solvers import Backend, get_solver, solve_program, solve_programs
 
 if TYPE_CHECKING:
     from clearopt.explain import Explanation
@@ -211,7 +211,11 @@ class Problem:
         self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
         **options: Any,
     ) -> Iterator[Solution]:  # fmt: skip
-        """As `sweep`, one solution at a time: only the last is kept for the next to start from."""
+        """As `sweep`, one solution at a time: of those handed out only the last may be kept.
+
+        A dozen budgets or more over 20 000 queries and more are prepared for together, before the
+        first solution comes: see docs/scale.md.
+        """
         values, declared = _listed(values), self._program
         # All of them first: a value that is no number stops the sweep before anything is solved.
         programs = list(
@@ -220,21 +224,21 @@ class Problem:
             else self._with_levels(what, values)
         )
         backend = get_solver(solver)
-        last: Solution | None = None
+        solutions = solve_programs(
+            [program for program in programs if isinstance(program, Program)], backend, **options
+        )
         for program in programs:
-            if isinstance(program, InfeasibleError):
-                yield make_solution(
-                    program.program or declared,
-                    solver=backend.name,
-                    seconds=0.0,
-                    allocation=None,
-                    infeasible=True,
-                    message=str(program),
-                )
+            if isinstance(program, Program):
+                yield next(solutions)
                 continue
-            solution = solve_program(program, backend, warm_start=last, **options)
-            last = solution if solution.allocation is not None else last
-            yield solution
+            yield make_solution(
+                program.program or declared,
+                solver=backend.name,
+                seconds=0.0,
+                allocation=None,
+                infeasible=True,
+                message=str(program),
+            )
 
     def _with_parameter(
         self, parameter: Parameter, values: Iterable[Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,12 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import component_labels, components
+from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.price_interval import price_interval
+from clearopt.solvers.dual.price_path import FINEST_TOLERANCE, PATH_FROM, NoPath, PricePath
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.exact_conflict import Exact
@@ -113,6 +116,59 @@ class Dual(Backend):
         if found["infeasible"]:
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
         return finish(**found)
+
+    def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
+        """As every back-end; many budgets over very many queries share a price path."""
+        path = self._path(programs, options)
+        if path is None:
+            yield from super().solve_each(programs, options)
+            return
+        last, searched, before = options.warm_start, 0, time.perf_counter()
+        for done, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
+            solution = None
+            if found is not None:
+                solution = make_solution(
+                    program,
+                    solver=self.name,
+                    seconds=time.perf_counter() - before,
+                    tolerance=options.tolerance,
+                    **found,
+                )
+            if solution is None or solution.status != "optimal":
+                start = last if solution is None else solution
+                solution = self.solve(program, replace(options, warm_start=start))
+                searched += 1
+            last = solution if solution.allocation is not None else last
+            yield solution
+            if searched > max(8, done // 2):  # the path is no help: prices vary too much
+                rest = programs[done + 1 :]
+                yield from super().solve_each(rest, replace(options, warm_start=last))
+                return
+            before = time.perf_counter()
+
+    def _path(self, programs: Sequence[Program], options: SolveOptions) -> PricePath | None:
+        """The price path of these programs, where there is one that is worth its while."""
+        engine = options.extra.get("engine", "auto")
+        if len(programs) < PATH_FROM or engine not in ("auto", "jax"):
+            return None
+        first = programs[0]
+        if not is_large(first, engine) or first.rows.shape[0] != 1:
+            return None
+        if options.tolerance < FINEST_TOLERANCE or not all(
+            program.differs_in_levels_alone(first) for program in programs
+        ):
+            return None
+        limit = math.inf if options.time_limit is None else options.time_limit
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            try:
+                return PricePath(
+                    programs,
+                    tolerance=options.tolerance,
+                    deadline=time.perf_counter() + limit,
+                    tell=ticker.say,
+                )
+            except (NoPath, OutOfTime):
+                return None
 
     def _solve_apart(
         self,
