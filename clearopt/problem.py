@@ -163,8 +163,10 @@ class Problem:
             seed: for back-ends that draw at random.
             threads: for back-ends that can use several.
             verbose: let the back-end print its own log.
-            warm_start: the solution of a problem much like this one, to start from; it changes
-                the time, not what is proven.
+            warm_start: the solution of a problem much like this one, whose prices to start from;
+                it changes the time, not what is proven. Queries may have come and gone, and so
+                may constraints: prices are taken over by constraint name, and by label where it
+                is grouped. Its allocation is not looked at.
             options: what only this back-end knows.
 
         Raises:

@@ -31,6 +31,7 @@ from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import known_prices
 from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
@@ -223,8 +224,8 @@ class Dual(Backend):
     ) -> dict[str, Any] | None:
         """One row over very many queries, in passes over blocks."""
         limit = math.inf if options.time_limit is None else options.time_limit
-        warm = None if options.warm_start is None else options.warm_start.row_prices
-        start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
+        known, _ = known_prices(program, options.warm_start)
+        start = float(abs(known[0])) if np.isfinite(known).any() else None
         with Ticker(self.name, verbose=options.verbose) as ticker:
             return solve_large(
                 program,
@@ -268,9 +269,9 @@ def _solve_one_row(
 ) -> dict[str, Any]:
     program = seen.program
     row, sign = one_row_program(program, queries)
-    known = None if warm is None else warm.row_prices
+    known, _ = known_prices(program, warm)
     start = guess_price(row)
-    if known is not None and known.shape == (program.rows.shape[0],) and known.size:
+    if np.isfinite(known).any():
         start = abs(float(known[0])) or start
     outcome = BranchAndBound(row, limits, start, ticker).solve()
     tokens = None if outcome.tokens is None else seen.tokens(restore(queries, outcome.tokens))
@@ -324,13 +325,10 @@ def _solve_several_rows(
 ) -> dict[str, Any]:
     problem, sign = SeveralRows.of(seen.program, queries)
     first = first_prices(problem, _guess_rows(problem))
-    if warm is not None and warm.row_prices is not None and warm.floor_prices is not None:
-        known = (
-            np.r_[sign * warm.row_prices, -warm.floor_prices]
-            if warm.row_prices.shape == sign.shape
-            else np.zeros(0)
-        )
-        first = known if known.shape == first.shape else first
+    row_prices, floor_prices = known_prices(program, warm)
+    known = np.r_[sign * row_prices, -floor_prices]
+    if known.shape == first.shape:
+        first = np.where(np.isfinite(known), known, first)
 
     def mend(amounts: FloatArray) -> FloatArray | None:
         left = limits.deadline - time.perf_counter()

@@ -44,7 +44,7 @@ PATH_FROM = 12  # budgets
 FINEST_TOLERANCE = 1e-9  # below it every budget is searched for
 _ANCHORS = 48  # prices at most at which everybody is asked beforehand
 _TRIES = 3  # passes for one budget
-_FINE = 1e-8  # estimated gap up to which a first pass is good enough
+_FINE = 5e-8  # estimated gap up to which a first pass is good enough
 _WALK = 64  # queries that change sides to make up for what whole tokens were not foreseen to do
 _STRETCH = 0.05  # of their amounts past the inflection: how far the funded are moved
 _KEEP = 1e-13  # of the budget: kept back, as sums are only known to rounding
@@ -189,7 +189,7 @@ class PricePath:
         if not scarce.size:
             raise NoPath
         ends = [presolve(self._sample, float(b), None)[0] for b in (scarce.max(), scarce.min())]
-        buyers = [np.zeros(s.size, dtype=np.int32) for s in self._stretches]
+        buyers = [np.zeros(s.size, dtype=np.intp) for s in self._stretches]
         found: list[tuple[float, float, list[int]]] = []
 
         def ask(price: float) -> float:
