@@ -7,11 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, check_feasibility, relative_gap
-from clearopt.deadline import NEVER, Deadline
-from clearopt.marginal_values import marginal_multipliers
-from clearopt.prices import ByName, by_name
 from clearopt.program import Program
 from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
@@ -20,7 +16,6 @@ from clearopt.validation import FloatArray
 ROUNDING_GAP = 1e-10
 # By so much (relative) an allocation within the feasibility tolerance may exceed a true bound.
 FALSE_BOUND = 1e-7
-GRACE = 0.5  # seconds past the deadline for what bounds and one more unit are worth
 
 
 def make_solution(
@@ -39,15 +34,13 @@ def make_solution(
     message: str = "",
     statistics: dict[str, Any] | None = None,
     handed_over: bool = False,
-    deadline: Deadline = NEVER,
 ) -> Solution:
     """Recompute and check everything a back-end claims, and decide the status.
 
     `bound` must be a valid upper bound on the program's own objective, which is maximised whatever
     the user's sense; `certifies=False` (a local solver, a baseline) can never yield `optimal`.
     Prices follow the sign convention of `Solution.prices`. An allocation that is `handed_over`
-    belongs to the solution from now on, and is not copied. Past the deadline what bounds are worth
-    and marginal values may be NaN, where they take long; the message then says so.
+    belongs to the solution from now on, and is not copied.
     """
     feasibility: Feasibility | None = None
     objective, utilities, funded = math.nan, None, None
@@ -88,20 +81,12 @@ def make_solution(
         status = "unknown"
     if infeasible and allocation is None:
         row_prices = floor_prices = None  # there is no bound for them to prove
-    grace = deadline.extended(GRACE)
-    multipliers = price_multipliers(program, row_prices, floor_prices, grace)
-    marginal = None if allocation is None else marginal_multipliers(program, allocation, grace)
-    if any(m is not None and m.unknown for m in (multipliers, marginal)):
-        late = "no time was left for prices of bounds or marginal values that are NaN"
-        message = f"{message + '; ' if message else ''}{late}"
     return Solution(
         status=status,
         program=program,
         allocation=counted(program, allocation, in_place=True),
         objective=program.sign * objective + 0.0,
         bound=program.sign * bound + 0.0,
-        prices=ByName() if multipliers is None else by_name(program, multipliers),
-        marginal_values=ByName() if marginal is None else by_name(program, marginal),
         utilities=utilities,
         funded=funded,
         feasibility=feasibility,

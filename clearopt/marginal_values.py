@@ -230,32 +230,48 @@ def _may_be_asked_in_pieces(program: Program) -> bool:
 def _one_price_in_pieces(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> float:
     """As `_one_price`, family by family and piece by piece: what it needs in between stays small.
 
-    Those who settle the price agree, so that a few thousand of them are as good as all.
+    Those who settle the price agree, so that a few thousand of them are as good as all: first a
+    piece of those strictly between their bounds, then everybody.
     """
     settled, uses, found = [np.zeros(0)], [np.zeros(0)], 0
     full = program.rows.nnz == program.n and program.rows.has_sorted_indices
     coefficient = program.rows.data if full else program.rows.toarray()[0]
+
+    def ask(block: UtilityBlock, members: NDArray[np.intp] | slice) -> None:
+        nonlocal found
+        at = block.part(members) if isinstance(members, slice) else block.index[members]
+        count = program.weight[at].size
+        piece = Program(
+            weight=program.weight[at],
+            cost=program.cost[at],
+            lower=program.lower[at],
+            upper=program.upper[at],
+            integer=program.integer[at],
+            utilities=(UtilityBlock(block.family.take(members), np.arange(count)),),
+            rows=sparse.csr_array(coefficient[at][None, :]),
+            senses=program.senses,
+            right_hand_side=program.right_hand_side,
+            floors=sparse.csr_array((0, count)),
+            floor_levels=np.zeros(0),
+        )
+        offers = _offers(piece, tokens[at], Slopes.at(piece, tokens[at], 1), binding)
+        settled.append(offers[0])
+        uses.append(offers[1][np.argmax(offers[1])][None] if offers[1].size else offers[1])
+        found += offers[0].size
+
+    if not program.integer.all():
+        fewest, most = bounds_met(program, tokens)
+        inside = ~fewest & ~most
+        for block in program.utilities:
+            likely = np.flatnonzero(inside[block.where])[: _ENOUGH + 1 - found]
+            if likely.size:
+                ask(block, likely)
+            if found > 0.9 * _ENOUGH:
+                return _offered(np.concatenate(settled), np.zeros(0), program.senses[0])
+        settled, uses, found = [np.zeros(0)], [np.zeros(0)], 0
     for block in program.utilities:
         for start in range(0, block.size, PIECE):
-            part = slice(start, min(start + PIECE, block.size))
-            at, count = block.part(part), part.stop - part.start
-            piece = Program(
-                weight=program.weight[at],
-                cost=program.cost[at],
-                lower=program.lower[at],
-                upper=program.upper[at],
-                integer=program.integer[at],
-                utilities=(UtilityBlock(block.family.take(part), np.arange(count)),),
-                rows=sparse.csr_array(coefficient[at][None, :]),
-                senses=program.senses,
-                right_hand_side=program.right_hand_side,
-                floors=sparse.csr_array((0, count)),
-                floor_levels=np.zeros(0),
-            )
-            offers = _offers(piece, tokens[at], Slopes.at(piece, tokens[at], 1), binding)
-            settled.append(offers[0])
-            uses.append(offers[1][np.argmax(offers[1])][None] if offers[1].size else offers[1])
-            found += offers[0].size
+            ask(block, slice(start, min(start + PIECE, block.size)))
             if found > _ENOUGH:
                 return _offered(np.concatenate(settled), np.zeros(0), program.senses[0])
     return _offered(np.concatenate(settled), np.concatenate(uses), program.senses[0])

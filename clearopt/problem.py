@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
-from clearopt.assemble import make_solution
 from clearopt.compilation import compile_program, with_level
 from clearopt.constraints import Choice, Constraint
 from clearopt.deadline import Interrupt, listening
@@ -16,7 +15,7 @@ from clearopt.expressions import Expression
 from clearopt.parameters import Parameter, parameters_of
 from clearopt.program import Program
 from clearopt.solution import Solution, Tokens
-from clearopt.solvers import Backend, get_solver, solve_program
+from clearopt.solvers import Backend, get_solver, solve_program, solve_programs
 
 if TYPE_CHECKING:
     from clearopt.explain import Explanation
@@ -166,8 +165,10 @@ class Problem:
             seed: for back-ends that draw at random.
             threads: for back-ends that can use several.
             verbose: let the back-end print its own log.
-            warm_start: the solution of a problem much like this one, to start from; it changes
-                the time, not what is proven.
+            warm_start: the solution of a problem much like this one, whose prices to start from;
+                it changes the time, not what is proven. Queries may have come and gone, and so
+                may constraints: prices are taken over by constraint name, and by label where it
+                is grouped. Its allocation is not looked at.
             options: what only this back-end knows.
 
         Raises:
@@ -216,7 +217,11 @@ class Problem:
         self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
         **options: Any,
     ) -> Iterator[Solution]:  # fmt: skip
-        """As `sweep`, one solution at a time: only the last is kept for the next to start from."""
+        """As `sweep`, one solution at a time: of those handed out only the last may be kept.
+
+        A dozen budgets or more over 20 000 queries and more are prepared for together, before the
+        first solution comes: see docs/scale.md.
+        """
         values, declared = _listed(values), self._program
         # All of them first: a value that is no number stops the sweep before anything is solved.
         programs = list(
@@ -225,25 +230,27 @@ class Problem:
             else self._with_levels(what, values)
         )
         backend = get_solver(solver)
-        last: Solution | None = None
+        solutions = solve_programs(
+            [program for program in programs if isinstance(program, Program)], backend, **options
+        )
         for program in programs:
-            if isinstance(program, InfeasibleError):
-                yield make_solution(
-                    program.program or declared,
-                    solver=backend.name,
-                    seconds=0.0,
-                    allocation=None,
-                    infeasible=True,
-                    message=str(program),
-                )
+            if isinstance(program, Program):
+                # Heard while it solves, and not while the caller looks at what was found.
+                hears = listening() if backend.interruptible else nullcontext(Interrupt())
+                with hears as interrupt:
+                    solution = next(solutions)
+                yield solution
+                if interrupt.pressed:
+                    return
                 continue
-            # Heard while it solves, and not while the caller looks at what was found.
-            with listening() if backend.interruptible else nullcontext(Interrupt()) as interrupt:
-                solution = solve_program(program, backend, warm_start=last, **options)
-            last = solution if solution.allocation is not None else last
-            yield solution
-            if interrupt.pressed:
-                return
+            yield make_solution(
+                program.program or declared,
+                solver=backend.name,
+                seconds=0.0,
+                allocation=None,
+                infeasible=True,
+                message=str(program),
+            )
 
     def _with_parameter(
         self, parameter: Parameter, values: Iterable[Any]

@@ -12,7 +12,7 @@ Plain arrays, float64, and no knowledge of the language before it or the solvers
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -89,6 +89,33 @@ class UtilityBlock:
         if isinstance(self.where, slice):
             return slice(self.where.start + members.start, self.where.start + members.stop)
         return self.where[members]
+
+    @cached_property
+    def at_zero(self) -> FloatArray:
+        """U(0) of every member, (m,)."""
+        return np.asarray(self.family.value(np.zeros(self.index.size)))
+
+    def values(self, tokens: FloatArray, out: FloatArray) -> None:
+        """Write U of `tokens`, (n,), to `out`, (n,); where most have none, ask for the others."""
+        if self.index.size <= PIECE or not self.family.traceable:
+            self.evaluate(lambda family, at: family.value(at), tokens, out)
+            return
+        for start in range(0, self.index.size, PIECE):
+            part = slice(start, min(start + PIECE, self.index.size))
+            where = self.where
+            at = (
+                slice(where.start + part.start, where.start + part.stop)
+                if isinstance(where, slice)
+                else where[part]
+            )
+            held, family = tokens[at], self.family.take(part)
+            served = np.flatnonzero(held != 0)
+            if 2 * served.size > held.size:
+                out[at] = family.value(held)
+                continue
+            values = self.at_zero[part].copy()
+            values[served] = family.take(served).value(held[served])
+            out[at] = values
 
     def evaluate(self, question: Callable[[Utility, FloatArray], FloatArray],
                  tokens: FloatArray, out: FloatArray) -> None:  # fmt: skip
@@ -215,6 +242,17 @@ class Program:
         """How many queries there are."""
         return int(self.weight.shape[0])
 
+    def differs_in_levels_alone(self, other: Program) -> bool:
+        """Whether the two share every array but their right-hand sides (identity, not equality)."""
+        free = ("right_hand_side", "floor_levels", "constraints", "senses")
+        same = all(
+            getattr(self, f.name) is getattr(other, f.name)
+            for f in fields(self)
+            if f.name not in (*free, "offset", "minimize", "allocations", "objective_text")
+        )
+        rest = ("senses", "offset", "minimize")
+        return same and all(getattr(self, name) == getattr(other, name) for name in rest)
+
     @property
     def least(self) -> FloatArray:
         """(n,) the fewest tokens each query can have: 0 where semicontinuous."""
@@ -240,7 +278,7 @@ class Program:
         """U_i(b_i) for every query, (n,)."""
         values = np.zeros(self.n)
         for block in self.utilities:
-            block.evaluate(lambda family, at: family.value(at), tokens, values)
+            block.values(tokens, values)
         return values
 
     def marginal(self, tokens: FloatArray) -> FloatArray:

@@ -13,14 +13,16 @@ from clearopt.validation import FloatArray
 
 _WIDTH = 8192  # columns that are added up side by side
 _PIECE = 4 * _WIDTH  # terms that are made at once
+_NARROW = 512  # the same for their sums
 
 
 def accurate_sum(terms: FloatArray) -> float:
     """The sum of `terms`, (n,): `math.fsum`, by far faster where they are many.
 
     Columns are added by Knuth's error-free transformation, their errors are added up beside them
-    (Ogita, Rump and Oishi 2005, algorithm Sum2), and what is left is summed exactly: off by at
-    most half a rounding error of the result plus (n / 8192)^2 u^2 times the sum of sizes.
+    (Ogita, Rump and Oishi 2005, algorithm Sum2), their sums likewise, and what is left is summed
+    exactly: off by at most half a rounding error of the result plus (n / 8192 + 16)^2 u^2 times
+    the sum of sizes.
     """
     terms = np.ascontiguousarray(terms, dtype=np.float64)
     return accurate_sum_of(terms.size, lambda part: terms[part])
@@ -28,7 +30,6 @@ def accurate_sum(terms: FloatArray) -> float:
 
 def accurate_sum_of(count: int, terms: Callable[[slice], FloatArray]) -> float:
     """`accurate_sum` of `count` terms that are made piece by piece: no array holds them all."""
-    height = count // _WIDTH
 
     def pieces() -> Iterable[FloatArray]:
         for start in range(0, count, _PIECE):
@@ -36,19 +37,30 @@ def accurate_sum_of(count: int, terms: Callable[[slice], FloatArray]) -> float:
 
     if count < _PIECE:
         return math.fsum(itertools.chain.from_iterable(pieces()))
-    total, error, rest = np.zeros(_WIDTH), np.zeros(_WIDTH), np.zeros(0)
+    total, error = np.zeros(_WIDTH), np.zeros(_WIDTH)
+    narrow, more = np.zeros(_NARROW), np.zeros(_NARROW)
     with np.errstate(all="ignore"):
-        for number, piece in enumerate(pieces()):
-            whole = min(height - number * (_PIECE // _WIDTH), _PIECE // _WIDTH) * _WIDTH
-            for row in piece[:whole].reshape(-1, _WIDTH):
-                added = total + row
-                part = added - total
-                error += (total - (added - part)) + (row - part)
-                total = added
-            rest = piece[whole:]
-    if not np.isfinite(error).all():  # infinite terms, or an overflow: as fsum tells it
+        for piece in pieces():
+            total = _added(total, error, piece)
+        narrow = _added(narrow, more, total)
+        left = float(np.sum(error)) + float(np.sum(more))
+    if not math.isfinite(left):  # infinite terms, or an overflow: as fsum tells it
         return math.fsum(itertools.chain.from_iterable(pieces()))
-    return math.fsum([*total, *error, *rest])
+    return math.fsum([*narrow.tolist(), left])
+
+
+def _added(total: FloatArray, error: FloatArray, terms: FloatArray) -> FloatArray:
+    """The columns' sums with the terms added row by row; their rounding errors go to `error`."""
+    width = total.size
+    for start in range(0, terms.size, width):
+        row = terms[start : start + width]
+        if row.size < width:
+            row = np.concatenate([row, np.zeros(width - row.size)])
+        added = total + row
+        part = added - total
+        error += (total - (added - part)) + (row - part)
+        total = added
+    return total
 
 
 def times(matrix: sparse.csr_array, vector: FloatArray) -> FloatArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -42,6 +42,7 @@ __all__ = [
     "features_of",
     "get_solver",
     "solve_program",
+    "solve_programs",
 ]
 
 _BUILT_IN: Mapping[str, str] = {
@@ -139,6 +140,23 @@ def get_solver(solver: str | Backend) -> Backend:
 
 def solve_program(program: Program, backend: Backend, **options: Any) -> Solution:
     """Check that the back-end can take the program and the options, then solve."""
+    _check_features(program, backend)
+    return backend.solve(program, _options(backend, options))
+
+
+def solve_programs(
+    programs: Sequence[Program], backend: Backend, **options: Any
+) -> Iterator[Solution]:
+    """The same for programs much like one another, which may be solved together."""
+    known: Program | None = None
+    for program in programs:
+        if known is None or not program.differs_in_levels_alone(known):
+            _check_features(program, backend)
+            known = program
+    return backend.solve_each(programs, _options(backend, options))
+
+
+def _check_features(program: Program, backend: Backend) -> None:
     missing = sorted(features_of(program) - backend.supports)
     if missing:
         able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
@@ -146,6 +164,10 @@ def solve_program(program: Program, backend: Backend, **options: Any) -> Solutio
             f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
             f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
         )
+
+
+def _options(backend: Backend, given: dict[str, Any]) -> SolveOptions:
+    options = dict(given)
     common = {key: options.pop(key) for key in list(options) if key in _COMMON_OPTIONS}
     unknown = sorted(set(options) - backend.own_options)
     if unknown:
@@ -153,7 +175,7 @@ def solve_program(program: Program, backend: Backend, **options: Any) -> Solutio
         raise UnsupportedProblemError(
             f"solver {backend.name!r} has no option {unknown[0]!r}; it has {', '.join(known)}"
         )
-    return backend.solve(program, SolveOptions(**common, extra=options))
+    return SolveOptions(**common, extra=options)
 
 
 _COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose", "warm_start")

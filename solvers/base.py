@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args
 
@@ -96,6 +97,17 @@ class Backend(ABC):
     @abstractmethod
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         """Solve a program whose features are all in `supports`."""
+
+    def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
+        """Solve one program after another, each started from the one before.
+
+        For a back-end that can do better where the programs differ in right-hand sides alone.
+        """
+        last = options.warm_start
+        for program in programs:
+            solution = self.solve(program, replace(options, warm_start=last))
+            last = solution if solution.allocation is not None else last
+            yield solution
 
 
 def is_installed(module: str) -> bool:

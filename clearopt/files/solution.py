@@ -131,8 +131,6 @@ def read_solution(archive: Archive) -> Solution:
         program=program,
         objective=entries.number("objective"),
         bound=entries.number("bound"),
-        prices=_read_prices(archive, entries, "prices"),
-        marginal_values=_read_prices(archive, entries, "marginal_values"),
         feasibility=feasibility
         if found["allocation"] is None
         else check_feasibility(program, found["allocation"]),
@@ -142,6 +140,9 @@ def read_solution(archive: Archive) -> Solution:
         statistics=entries.mapping("statistics"),
         tolerance=tolerance,
         **found,
+    ).stating(
+        _read_prices(archive, entries, "prices"),
+        _read_prices(archive, entries, "marginal_values"),
     )
     _check_solution(entries, solution)
     if status != "optimal" or solution.gap <= max(tolerance, ROUNDING_GAP) + _RECOMPUTED:

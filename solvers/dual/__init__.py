@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +20,19 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
+from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.price_interval import price_interval
+from clearopt.solvers.dual.price_path import FINEST_TOLERANCE, PATH_FROM, NoPath, PricePath
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import known_prices
 from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
@@ -83,7 +88,6 @@ class Dual(Backend):
                 solver=self.name,
                 seconds=deadline.spent,
                 tolerance=options.tolerance,
-                deadline=deadline,
                 **found,
             )
 
@@ -123,6 +127,58 @@ class Dual(Backend):
         if found["infeasible"] and apart:
             found["message"] = _conflict(program, deadline) or ""
         return finish(**found)
+
+    def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
+        """As every back-end; many budgets over very many queries share a price path."""
+        path = self._path(programs, options)
+        if path is None:
+            yield from super().solve_each(programs, options)
+            return
+        last, searched, before = options.warm_start, 0, time.perf_counter()
+        for done, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
+            solution = None
+            if found is not None:
+                solution = make_solution(
+                    program,
+                    solver=self.name,
+                    seconds=time.perf_counter() - before,
+                    tolerance=options.tolerance,
+                    **found,
+                )
+            if solution is None or solution.status != "optimal":
+                start = last if solution is None else solution
+                solution = self.solve(program, replace(options, warm_start=start))
+                searched += 1
+            last = solution if solution.allocation is not None else last
+            yield solution
+            if searched > max(8, done // 2):  # the path is no help: prices vary too much
+                rest = programs[done + 1 :]
+                yield from super().solve_each(rest, replace(options, warm_start=last))
+                return
+            before = time.perf_counter()
+
+    def _path(self, programs: Sequence[Program], options: SolveOptions) -> PricePath | None:
+        """The price path of these programs, where there is one that is worth its while."""
+        engine = options.extra.get("engine", "auto")
+        if len(programs) < PATH_FROM or engine not in ("auto", "jax"):
+            return None
+        first = programs[0]
+        if not is_large(first, engine) or first.rows.shape[0] != 1:
+            return None
+        if options.tolerance < FINEST_TOLERANCE or not all(
+            program.differs_in_levels_alone(first) for program in programs
+        ):
+            return None
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            try:
+                return PricePath(
+                    programs,
+                    tolerance=options.tolerance,
+                    deadline=Deadline(options.time_limit),
+                    tell=ticker.say,
+                )
+            except (NoPath, OutOfTime):
+                return None
 
     def _solve_apart(
         self,
@@ -194,8 +250,8 @@ class Dual(Backend):
         self, program: Program, options: SolveOptions, deadline: Deadline
     ) -> dict[str, Any] | None:
         """One row over very many queries, in passes over blocks."""
-        warm = None if options.warm_start is None else options.warm_start.row_prices
-        start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
+        known, _ = known_prices(program, options.warm_start)
+        start = float(abs(known[0])) if np.isfinite(known).any() else None
         with Ticker(self.name, verbose=options.verbose) as ticker:
             return solve_large(
                 program,
@@ -241,9 +297,9 @@ def _solve_one_row(
 ) -> dict[str, Any]:
     program = seen.program
     row, sign = one_row_program(program, queries, limits.deadline)
-    known = None if warm is None else warm.row_prices
+    known, _ = known_prices(program, warm)
     start = guess_price(row)
-    if known is not None and known.shape == (program.rows.shape[0],) and known.size:
+    if np.isfinite(known).any():
         start = abs(float(known[0])) or start
     outcome = BranchAndBound(row, limits, start, ticker).solve()
     tokens = None if outcome.tokens is None else seen.tokens(restore(queries, outcome.tokens))
@@ -300,13 +356,10 @@ def _solve_several_rows(
     """With `reasons`, those of an infeasible program are looked for."""
     problem, sign = SeveralRows.of(seen.program, queries)
     first = first_prices(problem, _guess_rows(problem))
-    if warm is not None and warm.row_prices is not None and warm.floor_prices is not None:
-        known = (
-            np.r_[sign * warm.row_prices, -warm.floor_prices]
-            if warm.row_prices.shape == sign.shape
-            else np.zeros(0)
-        )
-        first = known if known.shape == first.shape else first
+    row_prices, floor_prices = known_prices(program, warm)
+    known = np.r_[sign * row_prices, -floor_prices]
+    if known.shape == first.shape:
+        first = np.where(np.isfinite(known), known, first)
 
     def mend(amounts: FloatArray) -> FloatArray | None:
         if limits.deadline.over:
