@@ -66,6 +66,7 @@ class ManyRows:
         problem: the rows.
         deadline: of `time.perf_counter`, for what takes long within one box.
         mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
+        thorough: try several allocations in each box, not only the likeliest.
     """
 
     # Prices and amounts come from linear systems, which leave some more than single sums do.
@@ -76,8 +77,10 @@ class ManyRows:
         problem: SeveralRows,
         deadline: float = math.inf,
         mend: Callable[[FloatArray], FloatArray | None] | None = None,
+        *,
+        thorough: bool = True,
     ) -> None:
-        self.problem = problem
+        self.problem, self.thorough = problem, thorough
         self._mend, self._mended = mend, 0
         self.queries: Separable = problem.queries
         self.deadline = deadline
@@ -331,14 +334,15 @@ class ManyRows:
         undecided = np.maximum(0.25 * undecided, 10 * _NO_LOSS * max(abs(relaxed.bound), 1e-300))
         loss = np.where(open_, np.maximum(loss, undecided), loss)
         blocked = loss.max(initial=0.0) > 0 and open_.any()
-        allocations = [] if blocked else [self._pulled_back(mean, lower)]
+        allocations = [] if blocked else [self.pulled_back(mean, lower)]
         split: int | None = None
         worst = int(np.argmax(loss)) if loss.size else 0
         jumped = loss.size > 0 and loss[worst] > _NO_LOSS * max(abs(relaxed.bound), 1e-300)
         if jumped:
             split = worst
             jumps = partial & (loss > 0.01 * loss[worst]) | open_
-            for keep in (blend.share >= 0.5, np.zeros(queries.n, dtype=bool)):
+            sides = (blend.share >= 0.5, np.zeros(queries.n, dtype=bool))
+            for keep in sides if self.thorough else sides[:1]:
                 funded = np.where(jumps, keep, (blend.share >= 0.5) & (blend.over > lower))
                 allocations += self._refill(funded, relaxed, lower, upper)
         elif queries.integer is not None:
@@ -400,9 +404,9 @@ class ManyRows:
         tokens = inside.last.on.tokens
         if self.queries.integer is not None:
             return [whole_tokens(self.problem, tokens)]
-        return [self._pulled_back(tokens, low)]
+        return [self.pulled_back(tokens, low)]
 
-    def _pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
+    def pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
         """A hair less wherever rounding left a `<=` row overspent."""
         problem = self.problem
         excess = problem.activity(tokens) - problem.budgets
