@@ -66,7 +66,8 @@ class ManyRows:
         problem: the rows.
         deadline: of `time.perf_counter`, for what takes long within one box.
         mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
-        thorough: try several allocations in each box, not only the likeliest.
+        thorough: go to the last kink of D, and try several allocations in each box, not only the
+            likeliest.
     """
 
     # Prices and amounts come from linear systems, which leave some more than single sums do.
@@ -219,12 +220,12 @@ class ManyRows:
             over = np.where(share > _DECIDED, on.tokens, box.lower)
             under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
             blend = Blend(mean, utility, under, over, share)
-        if self.kinked and not holds:
+        if self.kinked and not holds and self.thorough:
             assert best is not None
             polished = polish(self.problem, best.prices, lower, upper, self.deadline)
             there = self.bound_at(polished, lower, upper)
             best = min(best, there, key=lambda found: found.bound)
-        elif self.kinked or (holds and self._apart(best, inside.value, cutoff)):
+        elif holds and (self.kinked or self._apart(best, inside.value, cutoff)):
             first = start if best is None else best.prices
             best, mixture = self._generate(first, best, lower, upper, cutoff)
             if mixture is not None:
@@ -355,7 +356,7 @@ class ManyRows:
                 split = int(np.argmax(worth))
         if queries.integer is not None:
             allocations.append(whole_tokens(self.problem, np.clip(mean, lower, upper)))
-            if jumped:
+            if jumped and self.thorough:
                 under = np.clip(blend.under, lower, upper)
                 allocations.append(whole_tokens(self.problem, under))
             promised = self.problem.levels.size or self.problem.equality.any()

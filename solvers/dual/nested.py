@@ -457,10 +457,9 @@ def better_of(one: Outcome, other: Outcome) -> Outcome:
     """The better allocation and the lower bound of two searches of the same program."""
     if other.stopped == "infeasible" and one.tokens is None:
         return replace(other, nodes=one.nodes + other.nodes)
+    found = other
     if other.value < one.value:
         found = replace(other, tokens=one.tokens, value=one.value)
-    else:
-        found = other
     bound = max(min(one.bound, other.bound), found.value)
     root = one.root if one.bound < other.bound else other.root
     return replace(found, bound=bound, root=root, nodes=one.nodes + other.nodes)

@@ -201,7 +201,7 @@ def test_a_group_that_cannot_keep_its_rows_proves_infeasibility():
 def test_what_is_found_in_time_is_valid(seconds):
     for seed in range(4):
         program = small("plain", seed, groups=6, each=8).program
-        proven, tokens, _ = solved(program)
+        proven, _, _ = solved(program)
         hurried, early, _ = solved(program, seconds=seconds)
         assert hurried.bound >= proven.value * (1 - 1e-9)
         if early is not None:
