@@ -294,7 +294,11 @@ def _solve_several_rows(
     outcome = BranchAndBound(rows, root_alone, first, ticker).solve()
     if linking is not None and outcome.stopped == "node limit":
         outcome = Nested(problem, linking, limits, ticker, mend).solve(outcome)
-        statistics = {"groups": linking.count, "linking": int(linking.linking.sum())}
+        statistics = {
+            "groups": linking.count,
+            "linking": int(linking.linking.sum()),
+            "searched": outcome.core,  # groups by branch and bound, at most in one round
+        }
         if outcome.stopped == LEFT_BY_LINKING and queries.n <= _SEARCHED_WHOLE:
             rows = ManyRows(problem, limits.deadline, mend)
             again = BranchAndBound(rows, limits, outcome.root, ticker).solve()

@@ -52,7 +52,7 @@ class Round:
 
     bound: float
     tokens: FloatArray | None  # (n,) each group's best known; None where one has none
-    searched: int  # groups
+    searched: int  # groups by branch and bound
     nodes: int
 
 
@@ -82,7 +82,8 @@ class Nested:
         self.queries = problem.queries
         self._mend = mend
         self.whole = ManyRows(problem, limits.deadline)
-        self.value, self.best = -math.inf, None
+        self.value = -math.inf
+        self.best: FloatArray | None = None
         self.bound = math.inf
         self.level = np.r_[problem.budgets, -problem.levels]
         group = linking.group
@@ -206,16 +207,16 @@ class Nested:
         if queries.grid is not None:
             curved = np.abs(queries.curve_cost) + abs(problem.curve_rows).T @ paid
             size += curved * queries.curve(response.tokens)
-        bound = np.bincount(group, response.gain, minlength=count)
-        members = np.bincount(group, minlength=count)
+        bound: FloatArray = np.bincount(group, response.gain, minlength=count).astype(np.float64)
+        members: FloatArray = np.bincount(group, minlength=count).astype(np.float64)
         own = self.linking.owner >= 0
         terms, owner = (prices * self.level)[own], self.linking.owner[own]
-        bound += np.bincount(owner, terms, minlength=count)
+        bound = bound + np.bincount(owner, terms, minlength=count)
         # Sums of m terms in any order are off by m roundings of their sizes at most.
         sizes = np.bincount(group, size, minlength=count)
         sizes += np.bincount(owner, np.abs(terms), minlength=count)
-        members += np.bincount(owner, minlength=count)
-        bound += (ROUNDING + _EPS * members) * sizes
+        members = members + np.bincount(owner, minlength=count)
+        bound = bound + (ROUNDING + _EPS * members) * sizes
         offers = [response.tokens]
         if self._known is not None:
             offers.append(self._known)
@@ -294,7 +295,7 @@ class Nested:
         problem = replace(group, queries=queries)
         first = prices[self._rows_of(g)]
         limits = Limits(
-            tolerance=allowed / max(abs(bound), allowed),
+            tolerance=allowed / max(abs(bound), allowed, 1e-300),
             deadline=self.limits.deadline,
             nodes=_NODES,
             eager_nodes=0,
