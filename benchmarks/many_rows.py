@@ -94,7 +94,8 @@ def main() -> None:
         print(
             f"{n:>9,} {first.size:>6} {1e3 * one_pass:>6.2f} ms | {prices:>6.2f} s "
             f"{prices / one_pass:>7.0f} {dual_gap:>8.1e} | {solution.seconds:>6.2f} s "
-            f"{solution.statistics['nodes']:>6} {searched:>6} {solution.gap:>8.1e} {solution.status}",
+            f"{solution.statistics['nodes']:>6} {searched:>6} "
+            f"{solution.gap:>8.1e} {solution.status}",
             "whole" if shape[-1] else "",
             flush=True,
         )
