@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
+from clearopt.assemble import make_solution
 from clearopt.compilation import compile_program, with_level
 from clearopt.constraints import Choice, Constraint
 from clearopt.deadline import Interrupt, listening

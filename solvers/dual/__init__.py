@@ -22,7 +22,9 @@ from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outco
 from clearopt.solvers.dual.components import all_from, component_labels, components
 from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
+from clearopt.solvers.dual.linking import find_linking
 from clearopt.solvers.dual.many_rows import ManyRows
+from clearopt.solvers.dual.nested import LEFT_BY_LINKING, Nested, better_of
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.price_interval import price_interval
 from clearopt.solvers.dual.price_path import FINEST_TOLERANCE, PATH_FROM, NoPath, PricePath
@@ -39,6 +41,8 @@ __all__ = ["Dual"]
 
 _MOST_COMPONENTS = 2_000  # independent groups that are solved one by one
 _GRACE = 0.5  # seconds past a limit for saying what constraints conflict
+_NESTED_FROM = 200  # queries from which groups under linking rows are searched one by one
+_SEARCHED_WHOLE = 2_000  # queries up to which a gap left by that is searched all together
 _FEW = 64  # queries with measured curves for which column generation is worth its time
 
 
@@ -368,8 +372,23 @@ def _solve_several_rows(
         found = repair(program, tokens, time_limit=min(limits.deadline.left, 10.0))
         return None if found is None else seen.amounts(found)[queries.order]
 
-    rows = ManyRows(problem, limits.deadline, mend)
-    outcome = BranchAndBound(rows, limits, first, ticker).solve()
+    linking = find_linking(problem) if queries.n >= _NESTED_FROM else None
+    statistics: dict[str, Any] = {}
+    # Nested groups are searched one by one: of all rows together the prices are enough.
+    root_alone = limits if linking is None else replace(limits, nodes=1, eager_nodes=0)
+    rows = ManyRows(problem, limits.deadline, mend, thorough=linking is None)
+    outcome = BranchAndBound(rows, root_alone, first, ticker).solve()
+    if linking is not None and outcome.stopped == "node limit":
+        outcome = Nested(problem, linking, limits, ticker, mend).solve(outcome)
+        statistics = {
+            "groups": linking.count,
+            "linking": int(linking.linking.sum()),
+            "searched": outcome.core,  # groups by branch and bound, at most in one round
+        }
+        if outcome.stopped == LEFT_BY_LINKING and queries.n <= _SEARCHED_WHOLE:
+            rows = ManyRows(problem, limits.deadline, mend)
+            again = BranchAndBound(rows, limits, outcome.root, ticker).solve()
+            outcome = better_of(outcome, again)
     tokens, message = outcome.tokens, _stopped(outcome.stopped)
     infeasible = outcome.stopped == "infeasible"
     if tokens is None and reasons:
@@ -386,7 +405,12 @@ def _solve_several_rows(
         "floor_prices": 0.0 - prices[k:],
         "infeasible": infeasible,
         "message": message,
-        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
+        "statistics": {
+            "nodes": outcome.nodes,
+            "core": outcome.core,
+            "engine": queries.engine,
+            **statistics,
+        },
     }
 
 

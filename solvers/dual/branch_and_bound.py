@@ -96,7 +96,10 @@ class BranchAndBound:
         if not root.fits:
             return Outcome(None, -math.inf, -math.inf, root.start, 1, 0, "infeasible")
         if not self._enough(bound):
-            bound, stopped = self._search(root)
+            if self.limits.nodes == 1:
+                stopped = "node limit"
+            else:
+                bound, stopped = self._search(root)
         if self.best is None and stopped == "closed" and self.settled_bound == -math.inf:
             stopped = "infeasible"  # every box was proven empty
         if self.best is None and stopped != "infeasible":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ class Relaxed:
         effective: weights and prices at which the bound holds.
         response: every query's best response to them.
         detail: the coupling's own.
+        cutoff: allocations worth no more are not wanted.
     """
 
     bound: float
@@ -35,6 +37,7 @@ class Relaxed:
     effective: Effective
     response: BestResponse
     detail: Any
+    cutoff: float = -math.inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,6 +67,8 @@ class ManyRows:
         problem: the rows.
         deadline: for what takes long within one box.
         mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
+        thorough: go to the last kink of D, and try several allocations in each box, not only the
+            likeliest.
     """
 
     # Prices and amounts come from linear systems, which leave some more than single sums do.
@@ -77,8 +79,10 @@ class ManyRows:
         problem: SeveralRows,
         deadline: Deadline = NEVER,
         mend: Callable[[FloatArray], FloatArray | None] | None = None,
+        *,
+        thorough: bool = True,
     ) -> None:
-        self.problem = problem
+        self.problem, self.thorough = problem, thorough
         self._mend, self._mended = mend, 0
         self.queries: Separable = problem.queries
         self.deadline = deadline
@@ -214,12 +218,12 @@ class ManyRows:
         holds = self.queries.n <= LARGEST_MASTER
         if not self.kinked or self._master is None:
             best, blend, value = self._smoothly(lower, upper, start, cutoff)
-        if self.kinked and not holds:
+        if self.kinked and not holds and self.thorough:
             assert best is not None
             polished = polish(self.problem, best.prices, lower, upper, self.deadline)
             there = self.bound_at(polished, lower, upper)
             best = min(best, there, key=lambda found: found.bound)
-        elif self.kinked or (holds and self._apart(best, value, cutoff)):
+        elif holds and (self.kinked or self._apart(best, value, cutoff)):
             first = start if best is None else best.prices
             best, mixture = self._generate(first, best, lower, upper, cutoff)
             if mixture is not None:
@@ -360,14 +364,15 @@ class ManyRows:
         undecided = np.maximum(0.25 * undecided, 10 * _NO_LOSS * max(abs(relaxed.bound), 1e-300))
         loss = np.where(open_, np.maximum(loss, undecided), loss)
         blocked = loss.max(initial=0.0) > 0 and open_.any()
-        allocations = [] if blocked else [self._pulled_back(mean, lower)]
+        allocations = [] if blocked else [self.pulled_back(mean, lower)]
         split: int | None = None
         worst = int(np.argmax(loss)) if loss.size else 0
         jumped = loss.size > 0 and loss[worst] > _NO_LOSS * max(abs(relaxed.bound), 1e-300)
         if jumped:
             split = worst
             jumps = partial & (loss > 0.01 * loss[worst]) | open_
-            for keep in (blend.share >= 0.5, np.zeros(queries.n, dtype=bool)):
+            sides = (blend.share >= 0.5, np.zeros(queries.n, dtype=bool))
+            for keep in sides if self.thorough else sides[:1]:
                 funded = np.where(jumps, keep, (blend.share >= 0.5) & (blend.over > lower))
                 allocations += self._refill(funded, relaxed, lower, upper)
         elif queries.integer is not None:
@@ -380,7 +385,7 @@ class ManyRows:
                 split = int(np.argmax(worth))
         if queries.integer is not None:
             allocations.append(self._whole(np.clip(mean, lower, upper)))
-            if jumped:
+            if jumped and self.thorough:
                 under = np.clip(blend.under, lower, upper)
                 allocations.append(self._whole(under))
             promised = self.problem.levels.size or self.problem.equality.any()
@@ -434,9 +439,9 @@ class ManyRows:
         tokens = inside.last.on.tokens
         if self.queries.integer is not None:
             return [self._whole(tokens)]
-        return [self._pulled_back(tokens, low)]
+        return [self.pulled_back(tokens, low)]
 
-    def _pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
+    def pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
         """A hair less wherever rounding left a `<=` row overspent."""
         problem = self.problem
         excess = problem.activity(tokens) - problem.budgets

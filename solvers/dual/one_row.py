@@ -111,7 +111,7 @@ class OneRow:
         at = Effective(self.queries.weight, self.prices(found.price), self.queries.curve_cost)
         # A search that stopped at the cutoff says nothing of who fits.
         fits = found.fits or found.bracket.cut_short or found.bound <= cutoff
-        return Relaxed(found.bound, found.price, fits, at, found.at_price, found)
+        return Relaxed(found.bound, found.price, fits, at, found.at_price, found, cutoff)
 
     def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
         found: Relaxation = relaxed.detail
@@ -123,7 +123,7 @@ class OneRow:
             versions = [mixture.tokens.copy(), mixture.tokens.copy()]
             versions[0][split], versions[1][split] = found.under[split], found.over[split]
         for version in versions:
-            refilled = refill(self, version, lower, upper, found.price)
+            refilled = refill(self, version, lower, upper, found.price, relaxed.cutoff)
             if refilled is None:
                 continue
             allocations.append(refilled)
@@ -270,11 +270,13 @@ def refill(
     lower: FloatArray,
     upper: FloatArray,
     price: float,
+    cutoff: float = -math.inf,
 ) -> FloatArray | None:
     """The best allocation that keeps each query on its side of the inflection.
 
     Those on the concave part share the budget at equal marginal utility; the others keep what
-    they have. A concave problem, so its own price search is exact. None where it does not fit.
+    they have. A concave problem, so its own price search is exact. None where it does not fit,
+    or is worth no more than `cutoff`.
     """
     queries = row.queries
     bend = np.clip(queries.inflection, lower, upper)
@@ -285,8 +287,8 @@ def refill(
     cheapest = math.fsum(np.minimum(row.coefficient * low, row.coefficient * high))
     if cheapest > row.budget:
         return None
-    relaxation = relax(row, low, high, start=price)
-    if not relaxation.fits:
+    relaxation = relax(row, low, high, start=price, cutoff=cutoff)
+    if not relaxation.fits or relaxation.bound <= cutoff:
         return None
     return mix(row, relaxation).tokens
 

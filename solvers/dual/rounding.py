@@ -42,6 +42,7 @@ def whole_tokens(
         tokens, room = _in_bulk(problem, tokens, more, added, able, room)
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         added = problem.gains(more) - problem.gains(tokens)
+        able &= _fits_alone(problem, tokens, more, room)
     for _ in range(4 * min(queries.n, _SINGLY)):
         if deadline.over:
             break
@@ -124,6 +125,8 @@ def _in_bulk(
         wanted = able & (more > tokens) & (added > 0)
         if queries.least is not None:
             wanted &= more >= queries.least
+        # Who has no room of its own must not stand in line for the rows of others.
+        wanted &= _fits_alone(problem, tokens, more, room)
         chosen = np.flatnonzero(wanted)
         chosen = chosen[np.argsort(-added[chosen], kind="stable")]
         use = sparse.csr_array(problem.rows[:, chosen].multiply((more - tokens)[chosen]))
@@ -144,3 +147,16 @@ def _in_bulk(
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         added = problem.gains(more) - problem.gains(tokens)
     return tokens, room
+
+
+def _fits_alone(
+    problem: SeveralRows, tokens: FloatArray, more: FloatArray, room: FloatArray
+) -> NDArray[np.bool_]:
+    """(n,) whether every row has room for the query's next token, if it alone had one more."""
+    curves = problem.queries.curve(more) - problem.queries.curve(tokens)
+    fits = np.ones(tokens.size, dtype=bool)
+    for matrix, step in ((problem.rows, more - tokens), (problem.curve_rows, curves)):
+        entries = matrix.tocoo()
+        use = entries.data * step[entries.col]
+        fits[entries.col[(use > 0) & (use > room[entries.row])]] = False
+    return fits
