@@ -180,7 +180,8 @@ def test_no_field_is_forgotten():
         "name", "kind", "first", "count", "labels", "scalar", "unlimited", "bounds", "text",
     }  # fmt: skip
     assert names(BoundEntries) == {"query", "factor", "level", "sense"}
-    assert names(UtilityBlock) == names(CurveBlock) == {"family", "index"}
+    assert names(UtilityBlock) == {"family", "where"}  # `index`, as a slice where it can be one
+    assert names(CurveBlock) == {"family", "index"}
     assert names(co.Solution) == {
         "status", "program", "allocation", "objective", "bound", "utilities", "funded",
         "feasibility", "solver", "seconds", "message", "statistics", "row_prices", "floor_prices",
