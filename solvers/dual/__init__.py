@@ -21,7 +21,13 @@ from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
 from clearopt.solvers.dual.large import OutOfTime
-from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
+from clearopt.solvers.dual.large_program import (
+    NOT_PLAIN,
+    at_least,
+    is_large,
+    is_plain,
+    solve_large,
+)
 from clearopt.solvers.dual.linking import find_linking
 from clearopt.solvers.dual.many_rows import ManyRows
 from clearopt.solvers.dual.nested import LEFT_BY_LINKING, Nested, better_of
@@ -35,6 +41,7 @@ from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker
 from clearopt.solvers.repair import repair
 from clearopt.solvers.warm_start import known_prices
+from clearopt.sums import accurate_sum
 from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
@@ -289,6 +296,8 @@ def one_row_program(
         equality = sense == "=="
         coefficient = sign * program.rows[[0]].toarray().ravel()[queries.order]
         budget = sign * float(program.right_hand_side[0])
+        ends = np.where(coefficient > 0, queries.lower, queries.upper)
+        budget = at_least(budget, accurate_sum(coefficient * ends))
     whole = program.integer.all() and bool((coefficient == np.round(coefficient)).all())
     whole = whole and all(f.utility.counts_tokens for f in queries.families)
     if whole and not equality:

@@ -26,6 +26,7 @@ from clearopt.sums import accurate_sum_of
 from clearopt.validation import FloatArray
 
 LARGE_FROM = 20_000  # queries
+_SAME = 1e-11  # relative; what is that close differs by rounding
 NOT_PLAIN = (
     "{} takes one budget row, <=, with coefficients and costs of at least 0, and S-shaped "
     "utilities that JAX can trace; no floors, choices, cost curves or semicontinuous tokens"
@@ -93,7 +94,7 @@ def solve_large(
     budget at equal marginal utility to the last digits, by two or three passes more.
     """
     coefficient = compact(coefficient_of(program))
-    budget = budget_of(program, coefficient)
+    budget = at_least(budget_of(program, coefficient), charged(coefficient, program.lower))
     source: Source
     if sharded:
         source = ShardedSource(program, coefficient, places=places)
@@ -122,6 +123,14 @@ def solve_large(
         "message": found.message,
         "statistics": {"nodes": 1, "engine": "sharded" if sharded else "jax", **found.statistics},
     }
+
+
+def at_least(budget: float, least: float) -> float:
+    """The budget, but `least` where it falls short of it by rounding alone.
+
+    A budget that is the sum of the lower bounds, added up in another order, is meant to be it.
+    """
+    return least if budget < least <= budget + _SAME * abs(budget) else budget
 
 
 def charged(coefficient: FloatArray, tokens: FloatArray) -> float:

@@ -28,7 +28,7 @@ from clearopt.deadline import NEVER, Deadline
 from clearopt.program import Program
 from clearopt.solvers.dual.blocks import ArraySource, Columns, Group, compact
 from clearopt.solvers.dual.kernels import SUM_ERROR
-from clearopt.solvers.dual.large import OutOfTime, presolve
+from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_program import budget_of, coefficient_of
 from clearopt.solvers.dual.path_kernels import (
     CHUNK,
@@ -38,6 +38,7 @@ from clearopt.solvers.dual.path_kernels import (
     idle_sums,
     make_ready,
 )
+from clearopt.solvers.dual.presolve import presolve
 from clearopt.validation import FloatArray
 
 PATH_FROM = 12  # budgets

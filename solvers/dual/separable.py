@@ -265,7 +265,10 @@ def rigorous_sum(
 ) -> float:
     """An upper bound on the sum of gains: summed exactly, plus what the terms may be off by."""
     sizes = np.abs(weight * utility) + np.abs(price * tokens)
-    return math.fsum(gain) + ROUNDING * math.fsum(sizes)
+    try:
+        return math.fsum(gain) + ROUNDING * math.fsum(sizes)
+    except OverflowError:  # a price near the largest number, where nothing is proven
+        return math.inf
 
 
 def view(program: Program) -> InCost:
