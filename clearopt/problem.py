@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
@@ -151,6 +151,7 @@ class Problem:
         threads: int = 1,
         verbose: bool = False,
         warm_start: Solution | None = None,
+        on_progress: Callable[[float, float, float], None] | None = None,
         **options: Any,
     ) -> Solution:
         """Solve, and check the answer independently.
@@ -165,6 +166,8 @@ class Problem:
             verbose: let the back-end print its own log.
             warm_start: the solution of a problem much like this one, to start from; it changes
                 the time, not what is proven.
+            on_progress: called with (seconds, objective, bound) while it solves, by `dual`,
+                `scip`, `highs` and `cvxpy`: the solver's own word, with the signs of `Solution`.
             options: what only this back-end knows.
 
         Raises:
@@ -179,6 +182,7 @@ class Problem:
             threads=threads,
             verbose=verbose,
             warm_start=warm_start,
+            on_progress=on_progress,
             **options,
         )
 

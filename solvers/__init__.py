@@ -41,6 +41,7 @@ __all__ = [
     "available_solvers",
     "features_of",
     "get_solver",
+    "refuse_unsupported",
     "solve_program",
 ]
 
@@ -134,13 +135,7 @@ def get_solver(solver: str | Backend) -> Backend:
 
 def solve_program(program: Program, backend: Backend, **options: Any) -> Solution:
     """Check that the back-end can take the program and the options, then solve."""
-    missing = sorted(features_of(program) - backend.supports)
-    if missing:
-        able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
-        raise UnsupportedProblemError(
-            f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
-            f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
-        )
+    refuse_unsupported(program, backend)
     common = {key: options.pop(key) for key in list(options) if key in _COMMON_OPTIONS}
     unknown = sorted(set(options) - backend.own_options)
     if unknown:
@@ -151,7 +146,20 @@ def solve_program(program: Program, backend: Backend, **options: Any) -> Solutio
     return backend.solve(program, SolveOptions(**common, extra=options))
 
 
-_COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose", "warm_start")
+def refuse_unsupported(program: Program, backend: Backend) -> None:
+    """Raise `UnsupportedProblemError` where the program has a feature the back-end cannot take."""
+    missing = sorted(features_of(program) - backend.supports)
+    if missing:
+        able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
+        raise UnsupportedProblemError(
+            f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
+            f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
+        )
+
+
+_COMMON_OPTIONS = (
+    "tolerance", "time_limit", "seed", "threads", "verbose", "warm_start", "on_progress",
+)  # fmt: skip
 
 
 def _names() -> list[str]:

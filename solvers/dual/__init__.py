@@ -26,7 +26,7 @@ from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
-from clearopt.solvers.progress import Ticker
+from clearopt.solvers.progress import Ticker, listener
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
 
@@ -101,14 +101,15 @@ class Dual(Backend):
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
+        heard = listener(program, options, started, offset=program.offset)
         if not is_one_row(queries, program):
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
-            with Ticker(self.name, verbose=options.verbose) as ticker:
+            with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
                 found = _solve_several_rows(
                     program, seen, queries, limits, ticker, options.warm_start
                 )
             return finish(**found)
-        with Ticker(self.name, verbose=options.verbose) as ticker:
+        with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
             found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
         if found["infeasible"]:
             found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
@@ -134,7 +135,9 @@ class Dual(Backend):
             if options.time_limit is not None:
                 left = started + options.time_limit - time.perf_counter()
                 limit = max(left / (count - done), 1e-3)
-            solution = self.solve(part.program, replace(options, time_limit=limit, warm_start=None))
+            # What one part has come to says little about the whole: nothing is reported.
+            own = replace(options, time_limit=limit, warm_start=None, on_progress=None)
+            solution = self.solve(part.program, own)
             if solution.status == "unbounded":
                 return {"allocation": None, "unbounded": True, "message": solution.message}
             if solution.status == "infeasible":

@@ -94,6 +94,7 @@ class BranchAndBound:
         bound, stopped = root.bound, "closed"
         if not root.fits:
             return Outcome(None, -math.inf, -math.inf, root.start, 1, 0, "infeasible")
+        self.ticker.tell(1, self.value, bound)
         if not self._enough(bound):
             bound, stopped = self._search(root)
         if self.best is None and stopped == "closed" and self.settled_bound == -math.inf:
