@@ -8,13 +8,19 @@ where, not an answer that is wrong.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from clearopt import __version__
+from clearopt.bound_prices import price_multipliers
 from clearopt.errors import DeclarationError
 from clearopt.files.archive import FORMAT, VERSION, Archive, file_path, read, write
 from clearopt.files.program import program_parts, read_program
 from clearopt.files.solution import read_solution, solution_parts
+from clearopt.marginal_values import marginal_multipliers
+from clearopt.prices import ByName, by_name
 from clearopt.problem import Problem
 from clearopt.program import Program
 from clearopt.solution import Solution
@@ -104,6 +110,37 @@ def load_solution(path: str | os.PathLike[str]) -> Solution:
     if archive.one_of("content", _CONTENTS) != "solution":
         archive.fail("this file holds a problem: use load_program, or clearopt.load and solve it")
     return read_solution(archive)
+
+
+def save_answer(solution: Solution, path: str | os.PathLike[str]) -> None:
+    """Write a solution without its program, for `load_answer` where that is at hand.
+
+    Unlike `save_solution` it takes any program: prices by name, whose labels may be anything, are
+    left out and made anew when it is read.
+    """
+    header, arrays = solution_parts(replace(solution, prices=ByName(), marginal_values=ByName()))
+    write(file_path(path), _opening("answer") | {"solution": header}, arrays)
+
+
+def load_answer(path: str | os.PathLike[str], program: Program) -> Solution:
+    """The solution that `save_answer` wrote, checked against `program`.
+
+    Raises:
+        DeclarationError: as `load`; also where the program contradicts the solution.
+    """
+    archive = read(path)
+    archive.one_of("content", ("answer",))
+    solution = read_solution(archive, program)
+    prices = price_multipliers(program, solution.row_prices, solution.floor_prices)
+    found = solution.allocation
+    tokens = None if found is None else np.asarray(found, dtype=np.float64)
+    return replace(
+        solution,
+        prices=ByName() if prices is None else by_name(program, prices),
+        marginal_values=ByName()
+        if tokens is None
+        else by_name(program, marginal_multipliers(program, tokens)),
+    )
 
 
 def _opening(content: str) -> dict[str, Any]:
