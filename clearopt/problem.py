@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,7 @@ class Problem:
         threads: int = 1,
         verbose: bool = False,
         warm_start: Solution | None = None,
+        on_progress: Callable[[float, float, float], None] | None = None,
         **options: Any,
     ) -> Solution:
         """Solve, and check the answer independently.
@@ -170,6 +171,8 @@ class Problem:
                 it changes the time, not what is proven. Queries may have come and gone, and so
                 may constraints: prices are taken over by constraint name, and by label where it
                 is grouped. Its allocation is not looked at.
+            on_progress: called with (seconds, objective, bound) while it solves, by `dual`,
+                `scip`, `highs` and `cvxpy`: the solver's own word, with the signs of `Solution`.
             options: what only this back-end knows.
 
         Raises:
@@ -184,6 +187,7 @@ class Problem:
             threads=threads,
             verbose=verbose,
             warm_start=warm_start,
+            on_progress=on_progress,
             **options,
         )
 

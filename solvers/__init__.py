@@ -41,6 +41,7 @@ __all__ = [
     "available_solvers",
     "features_of",
     "get_solver",
+    "refuse_unsupported",
     "solve_program",
     "solve_programs",
 ]
@@ -140,7 +141,7 @@ def get_solver(solver: str | Backend) -> Backend:
 
 def solve_program(program: Program, backend: Backend, **options: Any) -> Solution:
     """Check that the back-end can take the program and the options, then solve."""
-    _check_features(program, backend)
+    refuse_unsupported(program, backend)
     return backend.solve(program, _options(backend, options))
 
 
@@ -151,19 +152,9 @@ def solve_programs(
     known: Program | None = None
     for program in programs:
         if known is None or not program.differs_in_levels_alone(known):
-            _check_features(program, backend)
+            refuse_unsupported(program, backend)
             known = program
     return backend.solve_each(programs, _options(backend, options))
-
-
-def _check_features(program: Program, backend: Backend) -> None:
-    missing = sorted(features_of(program) - backend.supports)
-    if missing:
-        able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
-        raise UnsupportedProblemError(
-            f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
-            f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
-        )
 
 
 def _options(backend: Backend, given: dict[str, Any]) -> SolveOptions:
@@ -178,7 +169,20 @@ def _options(backend: Backend, given: dict[str, Any]) -> SolveOptions:
     return SolveOptions(**common, extra=options)
 
 
-_COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose", "warm_start")
+def refuse_unsupported(program: Program, backend: Backend) -> None:
+    """Raise `UnsupportedProblemError` where the program has a feature the back-end cannot take."""
+    missing = sorted(features_of(program) - backend.supports)
+    if missing:
+        able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
+        raise UnsupportedProblemError(
+            f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
+            f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
+        )
+
+
+_COMMON_OPTIONS = (
+    "tolerance", "time_limit", "seed", "threads", "verbose", "warm_start", "on_progress",
+)  # fmt: skip
 
 
 def _names() -> list[str]:

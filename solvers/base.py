@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args
@@ -31,7 +31,13 @@ ALL_FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """The options every back-end understands alike, and `extra` for its own."""
+    """The options every back-end understands alike, and `extra` for its own.
+
+    `on_progress(seconds, objective, bound)` is called now and then by back-ends that can tell how
+    far they have come: seconds since they began, then the best objective (NaN before there is
+    one) and bound (infinite before there is one) so far, with the signs of `Solution`. What it is
+    told is the solver's own word, not checked; it must not raise.
+    """
 
     tolerance: float = 1e-6
     time_limit: float | None = None
@@ -39,6 +45,7 @@ class SolveOptions:
     threads: int = 1
     verbose: bool = False
     warm_start: Solution | None = None
+    on_progress: Callable[[float, float, float], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +70,11 @@ class SolveOptions:
         if self.warm_start is not None and not isinstance(self.warm_start, Solution):
             raise DeclarationError(
                 f"warm_start = {self.warm_start!r}: must be a Solution of an earlier solve, or None"
+            )
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise DeclarationError(
+                f"on_progress = {self.on_progress!r}: must be a function of (seconds, objective, "
+                "bound), or None"
             )
 
 

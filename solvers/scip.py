@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
+from clearopt.solvers.progress import listener
 from clearopt.solvers.pyomo_model import build_model, steps_meant
 from clearopt.solvers.relaxation import is_unbounded_direction
 from clearopt.solvers.repair import repair
@@ -49,6 +51,12 @@ class Scip(Backend):
         own = scaled(program)
         model = build_model(own.program)
         spent = time.perf_counter() - started
+        report = listener(program, options, started)
+        if report is not None:
+            # SCIP's own word, in the original units; what it found is mended and checked after.
+            interface.heard = lambda value, bound: report(
+                own.bound(value, 0.0), own.bound(bound, _BOUND_MARGIN)
+            )
         results = _run(interface, model, options, spent)
         condition = results.termination_condition.name
         tokens = _tokens(own.program, model, results)
@@ -126,8 +134,12 @@ def _interface() -> Any:
     from pyomo.contrib.solver.solvers.scip.scip_direct import ScipDirect
 
     class Released(ScipDirect):  # type: ignore[misc]  # Pyomo carries no types
+        heard: Callable[[float, float], None] | None = None
+
         def _create_solver_model(self, model: Any, config: Any) -> tuple[Any, ...]:
             scip_model, *rest = super()._create_solver_model(model, config)
+            if self.heard is not None:
+                _listen(scip_model, self.heard)
             return (_OutsideLock(scip_model), *rest)
 
     return Released()
@@ -144,6 +156,31 @@ class _OutsideLock:
 
     def optimize(self) -> None:
         self._model.optimizeNogil()
+
+
+def _listen(scip_model: Any, heard: Callable[[float, float], None]) -> None:
+    """Have SCIP tell its incumbent and bound at every better solution and every node."""
+    from pyscipopt import SCIP_EVENTTYPE, Eventhdlr
+
+    kinds = (SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.NODESOLVED)
+
+    class Listening(Eventhdlr):  # type: ignore[misc]  # comes without types
+        def eventinit(self) -> None:
+            for kind in kinds:
+                self.model.catchEvent(kind, self)
+
+        def eventexit(self) -> None:
+            for kind in kinds:
+                self.model.dropEvent(kind, self)
+
+        def eventexec(self, event: Any) -> None:
+            value, bound = self.model.getPrimalbound(), self.model.getDualbound()
+            heard(
+                float(value) if abs(value) < self.model.infinity() else -math.inf,
+                float(bound) if abs(bound) < self.model.infinity() else math.inf,
+            )
+
+    scip_model.includeEventhdlr(Listening(), "clearopt", "tells how far the search has come")
 
 
 def _tokens(program: Program, model: Any, results: Any) -> FloatArray | None:

@@ -19,6 +19,7 @@ from clearopt.files.archive import Archive, Arrays, Fields
 from clearopt.files.program import read_program, written_labels
 from clearopt.files.values import NotWritableError, encode
 from clearopt.prices import ByName, Price
+from clearopt.program import Program
 from clearopt.solution import STATUS_MEANING, Solution, counted
 
 _UNSTATED = 1e-6  # the tolerance of files that do not say theirs: what `solve` takes unless told
@@ -96,13 +97,13 @@ def _plain(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def read_solution(archive: Archive) -> Solution:
-    """The solution in a file, and its program.
+def read_solution(archive: Archive, program: Program | None = None) -> Solution:
+    """The solution in a file, and its program, which the file may leave to `program`.
 
     Raises:
         DeclarationError: as `read_program`, and where the program contradicts the solution.
     """
-    program = read_program(archive)
+    program = read_program(archive) if program is None else program
     entries = archive.nested("solution")
     status = entries.one_of("status", STATUS_MEANING)
     lengths = {"row_prices": program.rows.shape[0], "floor_prices": program.floors.shape[0]}

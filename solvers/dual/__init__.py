@@ -38,7 +38,7 @@ from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
-from clearopt.solvers.progress import Ticker
+from clearopt.solvers.progress import Ticker, listener
 from clearopt.solvers.repair import repair
 from clearopt.solvers.warm_start import known_prices
 from clearopt.sums import accurate_sum
@@ -126,14 +126,15 @@ class Dual(Backend):
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
+        heard = listener(program, options, deadline.started, offset=program.offset)
         if not is_one_row(queries, program):
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
-            with Ticker(self.name, verbose=options.verbose) as ticker:
+            with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
                 found = _solve_several_rows(
                     program, seen, queries, limits, ticker, options.warm_start, reasons=apart
                 )
             return finish(**found)
-        with Ticker(self.name, verbose=options.verbose) as ticker:
+        with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
             found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
         if found["infeasible"] and apart:
             found["message"] = _conflict(program, deadline) or ""
@@ -219,9 +220,10 @@ class Dual(Backend):
             part = all_from(program, labels, done) if last else next(parts)
             if deadline.over:  # a compilation would take longer than what is left to do
                 mine["engine"] = "numpy"
+            # What one part has come to says little about the whole: nothing is reported.
             solution = self._solve(
                 part.program,
-                replace(options, warm_start=None, extra=mine),
+                replace(options, warm_start=None, on_progress=None, extra=mine),
                 deadline.part(1.0 / (count - done)),
                 apart=False,
             )

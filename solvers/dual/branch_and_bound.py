@@ -95,6 +95,7 @@ class BranchAndBound:
         bound, stopped = root.bound, "closed"
         if not root.fits:
             return Outcome(None, -math.inf, -math.inf, root.start, 1, 0, "infeasible")
+        self.ticker.tell(1, self.value, bound)
         if not self._enough(bound):
             if self.limits.nodes == 1:
                 stopped = "node limit"

@@ -77,7 +77,8 @@ class Master:
     def _open(self) -> None:
         model = _Quiet()
         for option, value in (
-            ("threads", 1),
+            # Not `threads`: HiGHS refuses to run where another model of the process has set it.
+            ("parallel", "off"),
             ("presolve", "off"),
             ("solver", "simplex"),
             ("primal_feasibility_tolerance", 1e-10),
