@@ -159,7 +159,8 @@ class Problem:
         """Solve, and check the answer independently.
 
         Args:
-            solver: a name of `co.solvers()`, or a back-end of your own.
+            solver: a name of `co.solvers()`, "auto" (`statistics["auto"]` then says which and
+                why), or a back-end of your own.
             tolerance: relative gap between bound and objective at which to stop; `optimal` means
                 it was reached.
             time_limit: seconds; at the limit, or at the first Ctrl-C where the back-end is

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from clearopt.errors import DeclarationError
 from clearopt.program import Program
 from clearopt.solution import Solution
@@ -21,10 +19,17 @@ Feature = Literal[
     "negative coefficients",
     "equality rows",
     "accuracy floors",
+    "fractional tokens",
     "whole tokens",
     "semicontinuous tokens",
     "choices",
     "cost curves",
+    "at-least rows",
+    "mixed charges",
+    "fractional mixed charges",
+    "measured curves",
+    "functions without a formula",
+    "no upper bound",
 ]
 ALL_FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
@@ -84,7 +89,8 @@ class Backend(ABC):
     Attributes:
         name: how it is asked for.
         summary: one line for `co.solvers()`.
-        supports: the features of a program it can take; a plain program needs none.
+        supports: the features of a program it can take (`capabilities` says what each of them
+            is); a plain program needs none. A program with another is refused before any work.
         certifies: "optimum" (allocation and bound), "bound" (a valid bound, no proof that its
             allocation is best), or "nothing".
         modules: packages it imports when it solves; probed without importing.
@@ -95,7 +101,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    supports: ClassVar[frozenset[Feature]] = frozenset()
+    supports: ClassVar[frozenset[Feature]] = frozenset({"fractional tokens"})
     certifies: ClassVar[Literal["optimum", "bound", "nothing"]] = "nothing"
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
@@ -128,25 +134,3 @@ def is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def features_of(program: Program) -> frozenset[Feature]:
-    """What a back-end must support to take this program."""
-    found: set[Feature] = set()
-    if program.rows.shape[0] > 1:
-        found.add("several rows")
-    if any(m.nnz and m.data.min() < 0 for m in (program.rows, program.curve_rows)):
-        found.add("negative coefficients")
-    if np.any(program.sense_array == "=="):
-        found.add("equality rows")
-    if program.floors.shape[0]:
-        found.add("accuracy floors")
-    if program.integer.any():
-        found.add("whole tokens")
-    if program.semicontinuous.any():
-        found.add("semicontinuous tokens")
-    if np.any(program.choice >= 0):
-        found.add("choices")
-    if program.has_curves:
-        found.add("cost curves")
-    return frozenset(found)

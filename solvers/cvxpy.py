@@ -50,7 +50,7 @@ class Cvxpy(Backend):
 
     name = "cvxpy"
     summary = "concave-envelope relaxation (LP), then rounding"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"mixed charges", "fractional mixed charges"}
     certifies = "bound"
     modules = ("cvxpy",)
     extra = "cvxpy"
@@ -115,13 +115,7 @@ def _in_cost(program: Program) -> InCost:
             f"query {int(np.argmax(np.isinf(upper)))} has no upper bound, and none follows from "
             "the rows; with cost curves 'cvxpy' needs one: give Allocation(..., upper=...)"
         )
-    seen = in_cost(program, lower, upper)
-    if seen.program.has_curves:
-        raise UnsupportedProblemError(
-            "solver 'cvxpy' cannot charge a query both its tokens and its cost curve; 'dual' and "
-            "'scip' can"
-        )
-    return seen
+    return in_cost(program, lower, upper)
 
 
 def _chosen_solver(options: SolveOptions) -> str:

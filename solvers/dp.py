@@ -37,7 +37,15 @@ class DynamicProgramming(Backend):
     name = "dp"
     summary = "exact dynamic programming over whole tokens, for small programs"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "equality rows", "whole tokens", "semicontinuous tokens", "choices")
+        (
+            "several rows",
+            "equality rows",
+            "whole tokens",
+            "semicontinuous tokens",
+            "choices",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "optimum"
 

@@ -30,7 +30,14 @@ class Greedy(Backend):
     name = "greedy"
     summary = "whoever gains most per token first, what is left at one price (baseline)"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "whole tokens", "semicontinuous tokens")
+        (
+            "several rows",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "nothing"
 

@@ -54,7 +54,7 @@ class Highs(Backend):
 
     name = "highs"
     summary = "piecewise-linear MILP, refined until its error is below the tolerance"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"fractional mixed charges", "no upper bound"}
     certifies = "optimum"
     modules = ("highspy",)
     own_options = frozenset({"formulation"})

@@ -37,7 +37,7 @@ class OrTools(Backend):
 
     name = "ortools"
     summary = "CP-SAT over whole tokens, every amount a Boolean"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"fractional tokens", "fractional mixed charges", "no upper bound"}
     certifies = "optimum"
     modules = ("ortools",)
     extra = "ortools"

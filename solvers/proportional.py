@@ -26,7 +26,18 @@ class Proportional(Backend):
     name = "proportional"
     summary = "tokens in proportion to the predicted threshold (baseline)"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "whole tokens", "semicontinuous tokens", "cost curves")
+        (
+            "several rows",
+            "at-least rows",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "cost curves",
+            "mixed charges",
+            "fractional mixed charges",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "nothing"
 

@@ -38,7 +38,7 @@ class Scip(Backend):
 
     name = "scip"
     summary = "global MINLP branch and bound, through Pyomo"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"functions without a formula", "no upper bound"}
     certifies = "optimum"
     modules = ("pyomo", "pyscipopt")
     extra = "scip"

@@ -48,9 +48,22 @@ class Scipy(Backend):
     name = "scipy"
     summary = "local NLP from several starts, or sampling for few queries; proves nothing"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "negative coefficients", "equality rows", "accuracy floors",
-         "whole tokens", "semicontinuous tokens", "cost curves")
-    )  # fmt: skip
+        (
+            "several rows",
+            "negative coefficients",
+            "equality rows",
+            "at-least rows",
+            "accuracy floors",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "cost curves",
+            "mixed charges",
+            "fractional mixed charges",
+            "measured curves",
+            "functions without a formula",
+        )
+    )
     certifies = "nothing"
     modules = ("scipy",)
     own_options = frozenset({"method", "starts"})

@@ -23,7 +23,18 @@ class Uniform(Backend):
     name = "uniform"
     summary = "the same cap for every query (baseline)"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "whole tokens", "semicontinuous tokens", "cost curves")
+        (
+            "several rows",
+            "at-least rows",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "cost curves",
+            "mixed charges",
+            "fractional mixed charges",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "nothing"
 

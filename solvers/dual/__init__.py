@@ -66,7 +66,7 @@ class Dual(Backend):
 
     name = "dual"
     summary = "exact: Lagrangian dual ascent, gap closed by branch and bound"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"fractional mixed charges", "no upper bound"}
     certifies = "optimum"
     modules = ("jax",)
     own_options = frozenset({"node_limit", "engine"})

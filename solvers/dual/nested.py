@@ -301,7 +301,8 @@ class Nested:
         start: FloatArray | float = first
         if _is_one_row(problem):
             row = problem.rows[[0]].toarray().ravel()
-            coupling = OneRow(queries, row, float(problem.budgets[0]), bool(problem.equality[0]))
+            budget, equality = float(problem.budgets[0]), bool(problem.equality[0])
+            coupling = OneRow(queries, row, budget, equality, self.limits.deadline)
             start = float(first[0])
         return BranchAndBound(coupling, limits, start, self.ticker).solve()
 

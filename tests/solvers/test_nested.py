@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
 from exhaustive import TooLargeError, misses, optimum
 
 import clearopt as co
+from clearopt.deadline import Deadline
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.linking import find_linking
 from clearopt.solvers.dual.many_rows import ManyRows
@@ -64,7 +64,7 @@ def solved(program: co.Program, tolerance: float = 1e-9, seconds: float = 60.0, 
     problem, _ = SeveralRows.of(program, queries)
     linking = find_linking(problem)
     assert linking is not None
-    limits = Limits(tolerance, time.perf_counter() + seconds, 5_000, 0)
+    limits = Limits(tolerance, Deadline(seconds), 5_000, 0)
     with Ticker("dual") as ticker:
         if start is None:
             rows = ManyRows(problem)
