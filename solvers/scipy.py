@@ -21,7 +21,7 @@ from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, Feature, SolveOptions
-from clearopt.solvers.relaxation import implied_bounds
+from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
 
@@ -83,6 +83,16 @@ class Scipy(Backend):
             raise UnsupportedProblemError(
                 f"method = {method!r} takes {most} queries at most, here are {program.n}: it "
                 "builds dense matrices of their square, or samples all of them; take solver='dual'"
+            )
+        if is_unbounded_direction(program):
+            return make_solution(
+                program,
+                solver=self.name,
+                seconds=time.perf_counter() - started,
+                allocation=None,
+                unbounded=True,
+                certifies=False,
+                message="tokens can be added without end, and each one adds to the objective",
             )
         search = _Search(program, started, options)
         try:

@@ -151,8 +151,21 @@ def _refused(trial: Trial) -> None:
 
 
 # ------------------------------------------------------------------------- options
+def _taken(trial: Trial, name: str) -> Program:
+    """The instance of that name, of whole tokens where the back-end takes no others."""
+    return _as_taken(trial, named(name).declare())
+
+
+def _as_taken(trial: Trial, program: Program) -> Program:
+    if "fractional tokens" in trial.backend.supports:
+        return program
+    whole = np.ones(program.n, dtype=np.bool_)
+    lower, upper = np.ceil(program.lower), np.floor(program.upper)
+    return replace(program, integer=whole, lower=lower, upper=upper)
+
+
 def _options(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     earlier = trial.solve(program)
     solution = trial.solve(
         program, tolerance=1e-4, time_limit=trial.config.time_limit, seed=7, threads=2,
@@ -168,7 +181,7 @@ def _options(trial: Trial) -> None:
 
 
 def _unknown_option(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     try:
         solve_program(program, trial.backend, no_such_option=1)
     except UnsupportedProblemError as error:
@@ -178,7 +191,8 @@ def _unknown_option(trial: Trial) -> None:
 
 
 def _tolerance(trial: Trial) -> None:
-    instance = named("one budget")
+    fractional = "fractional tokens" in trial.backend.supports
+    instance = named("one budget" if fractional else "one budget, whole tokens")
     program = instance.declare()
     for tolerance in (0.05, 0.0):
         solution = trial.solve(program, tolerance=tolerance, time_limit=min(
@@ -213,7 +227,7 @@ def _timed(trial: Trial, program: Program, limit: float) -> Solution:
 
 
 def _time_limit(trial: Trial) -> None:
-    solution = _timed(trial, _crowd(), 2.0)
+    solution = _timed(trial, _as_taken(trial, _crowd()), 2.0)
     require(solution.allocation is not None, f"no incumbent: {solution.message}")
     if trial.backend.certifies != "nothing":
         require(math.isfinite(solution.bound), f"no bound: {solution.message}")
@@ -222,12 +236,12 @@ def _time_limit(trial: Trial) -> None:
 
 
 def _hardly_any_time(trial: Trial) -> None:
-    _timed(trial, _crowd(), 1e-3)
+    _timed(trial, _as_taken(trial, _crowd()), 1e-3)
 
 
 def _seed(trial: Trial) -> None:
     for name in ("one budget", "one query"):
-        program = named(name).declare()
+        program = _taken(trial, name)
         first, second = (trial.solve(program, seed=11) for _ in range(2))
         same = np.array_equal(first.allocation, second.allocation)  # type: ignore[arg-type]
         require(same, f"{first.allocation} and {second.allocation}")
@@ -235,7 +249,7 @@ def _seed(trial: Trial) -> None:
 
 
 def _warm_start(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     cold = trial.solve(program)
     near = replace(program, right_hand_side=0.9 * program.right_hand_side)
     for earlier in (cold, trial.solve(near)):
@@ -249,12 +263,12 @@ def _warm_start(trial: Trial) -> None:
 
 def _useless_warm_start(trial: Trial) -> None:
     """Of another length, too large to fit, or without an allocation."""
-    program, other = named("one budget").declare(), named("one query").declare()
+    program, other = _taken(trial, "one budget"), _taken(trial, "one query")
     cold, alien = trial.solve(program), trial.solve(other)
     none = replace(
         cold, status="unknown", allocation=None, objective=math.nan, utilities=None, funded=None
     )
-    ample = named("an ample budget").declare()
+    ample = _taken(trial, "an ample budget")
     for earlier in (alien, none, trial.solve(ample)):
         warm = trial.solve(program, warm_start=earlier)
         require(warm.status == cold.status, f"{warm.status!r}, cold {cold.status!r}")
@@ -273,7 +287,7 @@ def _left_alone(trial: Trial) -> None:
 
 
 def _share_nothing(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     first = trial.solve(program)
     kept = copy.deepcopy(first.allocation)
     second = trial.solve(program, warm_start=first)
@@ -286,7 +300,7 @@ def _share_nothing(trial: Trial) -> None:
 
 
 def _global_state(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     trial.solve(program)  # what is imported the first time may set itself up
     before = process_state()
     trial.solve(program)
@@ -296,7 +310,7 @@ def _global_state(trial: Trial) -> None:
 
 
 def _silent(trial: Trial) -> None:
-    program = named("one budget").declare()
+    program = _taken(trial, "one budget")
     trial.solve(program)
     with unprinted() as printed:
         trial.solve(program, verbose=False)

@@ -192,7 +192,10 @@ class BranchAndBound:
         if branch is None or not lower[branch] < upper[branch]:
             # Where less is always allowed and curves are S-shaped, a mixture without a jump leaves
             # no gap but that of rounding; elsewhere it may, and boxes are halved.
-            exact = self.free_disposal.all() and self.coupling.queries.convex_before.all()
+            # On a grid of costs a mixture of two amounts may rest between them.
+            queries = self.coupling.queries
+            exact = self.free_disposal.all() and queries.convex_before.all()
+            exact = exact and queries.grid is None
             branch = None if exact else self._widest(lower, upper)
             if branch is not None:
                 point = 0.5 * float(lower[branch] + upper[branch])

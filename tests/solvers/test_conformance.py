@@ -11,8 +11,6 @@ NOT_HERE: dict[str, str] = {}
 # Defects known and open: (back-end, check) -> what is wrong. Each is held to still be there, so
 # that an entry goes when its defect does.
 DEFECTS = {
-    ("dual", "tokens and a cost curve charged"): "'unknown': a mixture on the grid of costs leaves "
-    "a gap, yet the node is closed without branching",
     ("scip", "a cost curve, whole tokens"): "'optimal' with a bound 10 % below the optimum",
     ("scip", "tokens and a cost curve charged"): "'optimal' with a bound below the optimum",
 }
