@@ -194,8 +194,8 @@ class BranchAndBound:
             # no gap but that of rounding; elsewhere it may, and boxes are halved.
             # On a grid of costs a mixture of two amounts may rest between them.
             queries = self.coupling.queries
-            exact = self.free_disposal.all() and queries.convex_before.all()
-            exact = exact and queries.grid is None
+            convex = queries.grid is None and bool(queries.convex_before.all())
+            exact = convex and bool(self.free_disposal.all())
             branch = None if exact else self._widest(lower, upper)
             if branch is not None:
                 point = 0.5 * float(lower[branch] + upper[branch])
