@@ -42,7 +42,7 @@ class SaddlePoint:
 
         @jax.custom_jvp
         def found(inputs: Inputs) -> Found:
-            return searched(inputs)  # type: ignore[no-any-return]
+            return searched(inputs)
 
         @found.defjvp
         def rule(primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[Found, Found]:
