@@ -80,6 +80,8 @@ class Purchases:
 
     def most(self, inputs: Inputs) -> Any:
         """(n,) the upper bounds; past saturation nothing is gained, which stands for infinity."""
+        # Only ever compared with, and rounded: no derivative is asked of it, nor known.
+        inputs = jax.tree.map(jax.lax.stop_gradient, inputs)
         enough = self.together(
             [jnp.ceil(f.origin + f.saturation_excess) + 1.0 for f, _ in self.families(inputs)]
         )
