@@ -33,9 +33,11 @@ def declared(n: int, seed: int = 0) -> co.Problem:
     return co.Problem(co.Maximize(co.sum(surge(tokens))), [budget])
 
 
-def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
+def seconds(action: Callable[[Any], Any], given: Any) -> tuple[float, Any]:
     started = time.perf_counter()
-    found = jax.block_until_ready(action())
+    found = action(given)
+    for part in jax.tree.leaves(found):
+        part.block_until_ready()
     return time.perf_counter() - started, found
 
 
@@ -62,28 +64,28 @@ def main() -> None:
         callback = jax.jit(jax.vmap(slope_of(called)))
         bend = jax.jit(jax.vmap(jax.grad(lambda b: slope_of(native)(b)[1])))
         budgets = jnp.asarray(30.0 * options.queries * factors)
-        jax.block_until_ready(one(budgets[0]))
+        seconds(one, budgets[0])
         for name, action in (("batch", batch), ("batch, second derivatives", bend)):
-            print(f"compiling the {name}: {seconds(lambda f=action: f(budgets))[0]:.2f} s")
-        ways = {
-            "in JAX, one batch": lambda moved: batch(moved),
+            print(f"compiling the {name}: {seconds(action, budgets)[0]:.2f} s")
+        ways: dict[str, Callable[[Any], Any]] = {
+            "in JAX, one batch": batch,
             "in JAX, one by one": lambda moved: [one(budget) for budget in moved],
-            "by the solver, one batch": lambda moved: callback(moved),
-            "in JAX, second derivatives": lambda moved: bend(moved),
+            "by the solver, one batch": callback,
+            "in JAX, second derivatives": bend,
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         found: dict[str, Any] = {}
         for repeat in range(options.repeats):
             moved = budgets * (1 + 1e-3 * repeat)  # a layer remembers what it has just solved
             for name, way in ways.items():
-                spent, found[name] = seconds(lambda way=way, moved=moved: way(moved))
+                spent, found[name] = seconds(way, moved)
                 times[name].append(spent)
         bound, its = (found[f"{way}, one batch"][0] for way in ("in JAX", "by the solver"))
         apart = float(jnp.abs(bound / its - 1).max())
     first = statistics.median(times["in JAX, one batch"])
     print(f"{options.queries} queries, {options.budgets} budgets, medians of {options.repeats}:")
-    for name, spent in times.items():
-        median = statistics.median(spent)
+    for name, repeats in times.items():
+        median = statistics.median(repeats)
         print(f"  {name:<28}{1e3 * median:10.1f} ms  {median / first:8.1f} x")
     print(f"bounds apart by at most {apart:.1e} relatively")
 

@@ -80,6 +80,8 @@ class Purchases:
 
     def most(self, inputs: Inputs) -> Any:
         """(n,) the upper bounds; past saturation nothing is gained, which stands for infinity."""
+        # Only ever compared with, and rounded: no derivative is asked of it, nor known.
+        inputs = jax.tree.map(jax.lax.stop_gradient, inputs)
         enough = self.together(
             [jnp.ceil(f.origin + f.saturation_excess) + 1.0 for f, _ in self.families(inputs)]
         )
@@ -126,15 +128,15 @@ class PriceSearch:
         self._may_give = rows.coefficient != 0
         for block in names.program.utilities:
             self._may_give[block.index] &= block.family.smooth
-        self._whole = rows.size == 1 and bool((rows.row == 0).all())
+        self._whole = rows.rows == 1 and bool((rows.row == 0).all())
 
     def sums(self, values: Any) -> Any:
         """(K,) sums over each row's queries."""
         if self._whole:
             return jnp.sum(values)[None]
-        if self.rows.size == 1:
+        if self.rows.rows == 1:
             return jnp.sum(jnp.where(self.rows.row == 0, values, 0.0))[None]
-        return jax.ops.segment_sum(values, self.rows.row, self.rows.size + 1)[:-1]
+        return jax.ops.segment_sum(values, self.rows.row, self.rows.rows + 1)[:-1]
 
     def spread(self, values: Any) -> Any:
         """(n,) each query's row's value, 0 for none."""
@@ -168,7 +170,7 @@ class PriceSearch:
         )
         guess = jnp.where((worth > 0) & (used > 0), worth / jnp.where(used > 0, used, 1.0), 1.0)
 
-        zero = jnp.zeros(self.rows.size)
+        zero = jnp.zeros(self.rows.rows)
         state = _Bracket(
             low=zero - jnp.inf,
             low_value=zero + jnp.inf,
@@ -182,7 +184,7 @@ class PriceSearch:
             open=zero == 0,
             round=jnp.zeros((), dtype=jnp.int32),
         )
-        if self.rows.size:
+        if self.rows.rows:
             state = jax.lax.while_loop(
                 lambda s: s.open.any() & (s.round < _ROUNDS),
                 lambda s: self._step(s, evaluate, guess),
@@ -205,7 +207,7 @@ class PriceSearch:
         share = (level - self.sums(a * few)) / jnp.where(change > 0, change, 1.0)
         share = jnp.where(jumps, self.spread(jnp.clip(share, 0.0, 1.0)), 1.0)
         bound = jnp.minimum(state.low_value, state.high_value).sum()
-        outside = jnp.where(self.rows.row == self.rows.size, gain, 0.0).sum()
+        outside = jnp.where(self.rows.row == self.rows.rows, gain, 0.0).sum()
         valid = fits.all() & self._valid(inputs, level)
         found = Found(self._offset + bound + outside, price, many, few, share, jumps * 1.0)
         return Found(*(jnp.where(valid, part, jnp.nan) for part in found))

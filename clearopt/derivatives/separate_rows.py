@@ -25,7 +25,7 @@ class SeparateRows(NamedTuple):
     equality: NDArray[np.bool_]  # (K,) prices of either sign
 
     @property
-    def size(self) -> int:
+    def rows(self) -> int:
         """K."""
         return int(self.sign.size)
 

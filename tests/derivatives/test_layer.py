@@ -359,6 +359,20 @@ def test_second_derivatives_through_a_solver_are_refused():
                 again(slope)(300.0)
 
 
+def test_a_sigmoid_held_at_its_midpoint_has_its_slope():
+    tokens = co.Allocation(2, lower=40.0, upper=40.0)
+    problem = co.Problem(co.Maximize(co.sum(co.Logistic(0.8, 40.0, 0.1)(tokens))), [])
+    slope = jax.jit(jax.grad(co.differentiable(problem).dual_value))({"upper": np.full(2, 40.0)})
+    layer = co.differentiable(problem)
+
+    def at(midpoint):
+        return layer.dual_value({"utilities": {"Logistic": {"midpoint": midpoint}}})
+
+    middle = jnp.full(2, 40.0)
+    np.testing.assert_allclose(jax.jit(jax.grad(at))(middle), -0.25 * 0.8 * 0.1, rtol=1e-12)
+    np.testing.assert_allclose(slope["upper"], 0.0)  # both bounds hold it: the lower one counts
+
+
 # ------------------------------------------------------------------ learning through the allocation
 def test_a_threshold_predictor_learns_from_the_decisions_own_value():
     rng = np.random.default_rng(0)
