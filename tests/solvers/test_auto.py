@@ -35,7 +35,7 @@ def test_another_one_where_it_does_not_and_why():
     assert "not dual" in solution.statistics["auto"]
 
 
-def info(name, certifies="optimum", installed=True, supports=frozenset()):
+def info(name, certifies="optimum", installed=True, supports=("fractional tokens",)):
     install = f"pip install {name}"
     return SolverInfo(name, "a solver", certifies, frozenset(supports), installed, install)
 
@@ -54,7 +54,7 @@ def test_where_nobody_can_it_says_why_of_each():
     with pytest.raises(
         co.UnsupportedProblemError, match=r"no solver can .*one: cannot take equality rows; two:"
     ):
-        choose(program, [info("one"), info("two", supports=())])
+        choose(program, [info("one"), info("two")])
     balance = co.Allocation(2)
     endless = co.Problem(
         co.Maximize(co.sum(co.CumulativeSurge(0.9, 5.0, 0.2)(balance)) - 0.01 * balance[0]),

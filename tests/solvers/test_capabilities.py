@@ -13,6 +13,9 @@ def declared(accuracy, *rows):
     return co.Problem(co.Maximize(co.sum(accuracy)), list(rows)).program
 
 
+PLAIN = frozenset({"fractional tokens"})
+
+
 def surges(tokens):
     return co.CumulativeSurge(0.9, 5.0, 0.2)(tokens)
 
@@ -24,8 +27,8 @@ def test_every_feature_has_a_meaning_and_a_problem_of_the_suite():
     assert met == ALL_FEATURES - {"no upper bound"}
 
 
-def test_a_plain_budget_asks_for_nothing():
-    assert features_of(named("one budget").declare()) == frozenset()
+def test_a_plain_budget_asks_for_nothing_more():
+    assert features_of(named("one budget").declare()) == PLAIN
 
 
 def test_only_what_is_not_supported_is_looked_for():
@@ -57,14 +60,14 @@ def test_a_function_with_a_formula_has_one():
 
     tokens = co.Allocation(2, upper=20.0)
     accuracy = co.Sigmoidal(rises, [4.0, 6.0], longest=20.0)(tokens)
-    assert features_of(declared(accuracy, co.sum(tokens) <= 15)) == frozenset()
+    assert features_of(declared(accuracy, co.sum(tokens) <= 15)) == PLAIN
 
 
 def test_tokens_without_an_upper_bound():
     tokens = co.Allocation(2)
     accuracy = surges(tokens)
-    assert features_of(declared(accuracy)) == frozenset()  # past saturation none is wanted
-    assert features_of(declared(accuracy, co.sum(tokens) <= 30)) == frozenset()
+    assert features_of(declared(accuracy)) == PLAIN  # past saturation none is wanted
+    assert features_of(declared(accuracy, co.sum(tokens) <= 30)) == PLAIN
     balance = declared(accuracy, tokens[0] - tokens[1] == 0)
     assert "no upper bound" in features_of(balance)
     # Where tokens pay without end the problem is unbounded, which is a status and no refusal.
@@ -97,6 +100,6 @@ def test_refusals_name_what_is_missing_who_has_it_and_what_to_write():
 
 def test_the_table_shows_what_each_takes():
     text = repr(co.solvers())
-    assert "takes one budget row, functions without a formula" in text
+    assert "takes one budget row, fractional tokens, functions without a formula" in text
     assert "takes every problem, but not: fractional mixed charges, no upper bound" in text
     assert np.all(np.array([len(line) for line in text.splitlines()]) < 250)
