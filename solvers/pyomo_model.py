@@ -21,6 +21,7 @@ from scipy import sparse
 
 from clearopt.errors import UnsupportedProblemError
 from clearopt.program import Program, UtilityBlock
+from clearopt.solvers.parts import Parts
 from clearopt.solvers.relaxation import Envelope, concave_envelope, implied_bounds
 from clearopt.utilities import Tabulated
 from clearopt.validation import FloatArray
@@ -30,14 +31,20 @@ _CUT_SLOPES = (1.0, 0.7, 0.4, 0.2, 0.05)
 _STEP_SLACK = 1e-7  # relative: a step missed by so little was meant to be reached
 
 
-def build_model(program: Program) -> Any:
+def build_model(program: Program, parts: Parts | None = None) -> Any:
     """A `pyomo.environ.ConcreteModel` of the program.
+
+    Args:
+        program: the program.
+        parts: the queries to model in parts (`parts`): by their hull instead of one big-M binary,
+            and without their concave part's function, which a solver then has to bring.
 
     Returns:
         A model with variables `tokens[i]`, `utility[i]`, `excess[i]`, `started[i]`, `served[i]`,
         `charge[i]` (all but the first only where they are needed), constraints `rows[k]`,
         `floors[j]`, `is_utility[i]`, `is_charge[i]` and valid cuts `envelope[...]`, and the
-        objective `total`.
+        objective `total`; of queries in parts `funded[p]`, `partly[p]`, `idle[p]`, `middle[p]`,
+        `upper[p]`, `middle_worth[p]`, `upper_worth[p]` by their position in `parts`.
 
     Raises:
         UnsupportedProblemError: a query with a utility has no finite upper bound, declared or
@@ -54,7 +61,7 @@ def build_model(program: Program) -> Any:
     )
     _add_served(model, program, upper)
     _add_charges(model, program, upper)
-    _add_utilities(model, program, lower, upper)
+    _add_utilities(model, program, lower, upper, parts)
     # An empty row still has to be a Pyomo relation: 0 tokens of nobody.
     model.nobody = pyo.Var(bounds=(0.0, 0.0))
     model.rows = pyo.Constraint(
@@ -88,6 +95,34 @@ def build_model(program: Program) -> Any:
         sense=pyo.maximize,
     )
     return model
+
+
+def set_point(model: Any, program: Program, tokens: FloatArray, parts: Parts | None = None) -> None:
+    """Give every variable of a model built from `program` its value at an allocation, (n,)."""
+    model.nobody.set_value(0.0)
+    utility, charge = program.utility(tokens), program.curve_value(tokens)
+    origin = np.zeros(program.n)
+    for block in program.utilities:
+        origin[block.index] = block.family.origin
+    for i, variable in model.tokens.items():
+        variable.set_value(float(tokens[i]), skip_validation=True)
+    for name, values in (
+        ("utility", utility),
+        ("charge", charge),
+        ("served", tokens > 0),
+        ("excess", np.maximum(tokens - origin, 0.0)),
+        ("started", tokens > origin),
+    ):
+        for i, variable in getattr(model, name).items():
+            variable.set_value(float(values[i]), skip_validation=True)
+    for i, steps in model.steps_of.items():
+        last = max((k for k, (first, _) in enumerate(steps) if first <= tokens[i]), default=0)
+        for k, (_, binary) in enumerate(steps):
+            binary.set_value(float(k == last), skip_validation=True)
+    if parts is not None:
+        for name, values in parts.place(tokens, program).items():
+            for p, variable in getattr(model, name).items():
+                variable.set_value(float(values[p]), skip_validation=True)
 
 
 def _finite(bound: float) -> float | None:
@@ -164,7 +199,9 @@ def _add_charges(model: Any, program: Program, upper: FloatArray) -> None:
         model.is_charge[i] = model.charge[i] == _abs_by_name(curve)
 
 
-def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: FloatArray) -> None:
+def _add_utilities(
+    model: Any, program: Program, lower: FloatArray, upper: FloatArray, parts: Parts | None
+) -> None:
     """Variables `utility`, `excess`, `started` and what ties them to `tokens`."""
     import pyomo.environ as pyo
 
@@ -183,8 +220,11 @@ def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: Float
                 "cannot be modelled without one: give Allocation(..., upper=...)"
             )
     queries = [i for _, _, i in blocks]
+    split = {} if parts is None else {i: p for p, i in enumerate(parts.query.tolist())}
     # A threshold is modelled with a binary only where the bounds lie on both sides of it.
-    crossing = [i for i in queries if lower[i] < lower[i] + envelope.offset[i] < upper[i]]
+    crossing = [
+        i for i in queries if lower[i] < lower[i] + envelope.offset[i] < upper[i] and i not in split
+    ]
     model.utility = pyo.Var(queries, bounds=lambda _, i: (0.0, max(float(envelope.peak[i]), 0.0)))
     model.excess = pyo.Var(
         crossing, bounds=lambda _, i: (0.0, float(upper[i] - lower[i] - envelope.offset[i]))
@@ -205,11 +245,18 @@ def _add_utilities(model: Any, program: Program, lower: FloatArray, upper: Float
     )
     model.is_utility = pyo.Constraint(queries)
     model.chosen_step = pyo.VarList(domain=pyo.Binary)
+    model.steps_of = {}
     model.steps = pyo.ConstraintList()
     model.envelope = pyo.Constraint(pyo.Any)
     for block, member, i in blocks:
-        _tie_utility(model, block, member, i, envelope)
-    _add_cuts(model, envelope, queries)
+        if i not in split:
+            _tie_utility(model, block, member, i, envelope)
+    if parts is not None:
+        _add_parts(model, parts, envelope)
+        for block, member, i in blocks:
+            if i in split:
+                _tie_middle(model, parts, split[i], block, member)
+    _add_cuts(model, envelope, [i for i in queries if i not in split])
 
 
 def _origin(envelope: Envelope, i: int) -> float:
@@ -230,6 +277,74 @@ def _tie_utility(model: Any, block: UtilityBlock, member: int, i: int, envelope:
         return
     formula = block.family.expression_up_to(excess, pyo.exp, member, float(highest))
     model.is_utility[i] = model.utility[i] <= _abs_by_name(formula)
+
+
+def _add_parts(model: Any, parts: Parts, envelope: Envelope) -> None:
+    """The linear constraints of `parts`, and a first few of its tangents."""
+    import pyomo.environ as pyo
+
+    m = range(parts.query.size)
+    within = [p for p in m if parts.middle[p] > 0]
+    before = [p for p in m if parts.idle[p] > 0]
+    deciding = {p for p in m if parts.middle[p] > 0 or parts.idle[p] > 0}
+    model.funded = pyo.Var(m, domain=pyo.Binary)
+    for p in m:
+        if p not in deciding:
+            model.funded[p].setlb(1.0)
+    model.partly = pyo.Var(within, domain=pyo.Binary)
+    model.idle = pyo.Var(before, bounds=(0.0, 1.0))
+    model.middle = pyo.Var(within, bounds=(0.0, 1.0))
+    model.upper = pyo.Var(m, bounds=lambda _, p: (0.0, float(parts.width[p])))
+    rise = (parts.level - parts.base) / parts.peak
+    more = np.maximum(parts.top - parts.level, 0.0) / parts.peak
+    model.middle_worth = pyo.Var(within, bounds=lambda _, p: (0.0, max(float(rise[p]), 0.0)))
+    model.upper_worth = pyo.Var(m, bounds=lambda _, p: (0.0, float(more[p])))
+    model.parts = pyo.ConstraintList()
+    model.is_middle = pyo.Constraint(within)
+    for p in m:
+        i = int(parts.query[p])
+        idle, middle, unit = (float(a[p]) for a in (parts.idle, parts.middle, parts.unit))
+        base, level, peak = (float(a[p]) for a in (parts.base, parts.level, parts.peak))
+        funded = model.funded[p]
+        amount = float(parts.lower[p]) + (idle + middle) * funded + unit * model.upper[p]
+        worth = base * (1 - funded) + level * funded + peak * model.upper_worth[p]
+        chosen = funded
+        if p in model.partly:
+            chosen = funded + model.partly[p]
+            amount += idle * model.partly[p] + middle * model.middle[p]
+            worth += peak * model.middle_worth[p]
+            model.parts.add(model.middle[p] <= model.partly[p])
+            model.parts.add(chosen <= 1)
+            model.parts.add(model.middle_worth[p] <= float(rise[p]) * model.middle[p])
+        if p in model.idle:
+            amount += idle * model.idle[p]
+            model.parts.add(model.idle[p] <= 1 - chosen)
+        model.parts.add(model.tokens[i] == amount)
+        model.parts.add(model.utility[i] <= worth)
+        model.parts.add(model.upper[p] <= float(parts.width[p]) * funded)
+        model.parts.add(model.upper_worth[p] <= float(more[p]) * funded)
+    few = [model.partly[p] for p in within if parts.counted[p]]
+    if len(few) > parts.most_partly:
+        model.parts.add(pyo.quicksum(few) <= parts.most_partly)
+    for share in _CUT_SLOPES:
+        height, slope = parts.tangent(parts.at_slope(share * envelope.chord[parts.query]))
+        for p in np.flatnonzero(np.isfinite(height) & np.isfinite(slope)).tolist():
+            model.parts.add(
+                model.upper_worth[p]
+                <= float(height[p]) * model.funded[p] + float(slope[p]) * model.upper[p]
+            )
+
+
+def _tie_middle(model: Any, parts: Parts, p: int, block: UtilityBlock, member: int) -> None:
+    """middle_worth <= what the convex middle is worth at its share, exactly."""
+    import pyomo.environ as pyo
+
+    if p not in model.partly:
+        return
+    excess = float(parts.low[p]) + float(parts.middle[p]) * model.middle[p]
+    formula = block.family.expression_up_to(excess, pyo.exp, member, float(parts.inflection[p]))
+    above = (_abs_by_name(formula) - float(parts.base[p])) / float(parts.peak[p])
+    model.is_middle[p] = model.middle_worth[p] <= above
 
 
 def steps_meant(program: Program, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -292,6 +407,7 @@ def _tie_steps(model: Any, table: Tabulated, i: int) -> None:
     open_ = np.flatnonzero(first <= last).tolist()
     chosen = [model.chosen_step.add() for _ in open_]
     pairs = list(zip(open_, chosen, strict=True))
+    model.steps_of[i] = [(float(first[k]), binary) for k, binary in pairs]
     model.steps.add(sum(chosen) == 1)
     model.steps.add(tokens >= sum(float(first[k]) * binary for k, binary in pairs))
     if (np.diff(values[open_]) < 0).any():  # otherwise more tokens never harm
