@@ -91,6 +91,11 @@ class SolverTable(Mapping[str, SolverInfo]):
             lines.append(
                 f"{info.name:<{width}}  {installed:<9}  {info.certifies:<9}  {info.summary}{hint}"
             )
+        reached = importlib.import_module("clearopt.solvers.pyomo").installed_names()
+        lines.append(
+            "and, through Pyomo, any solver it reaches as 'pyomo:NAME'; installed: "
+            + (", ".join(reached) or "none  (install: pip install 'clearopt[pyomo]')")
+        )
         return "\n".join(lines)
 
 
@@ -118,10 +123,12 @@ def get_solver(solver: str | Backend) -> Backend:
         raise UnknownSolverError(
             f"solver = {solver.__name__}: give its name, or an instance, {solver.__name__}()"
         )
+    elif isinstance(solver, str) and solver.partition(":")[0] == "pyomo":
+        backend = importlib.import_module("clearopt.solvers.pyomo").named(solver)
     elif isinstance(solver, str) and (solver in _BUILT_IN or solver in _names()):
         backend = _load(solver)
     else:
-        known = ", ".join(repr(name) for name in _names())
+        known = ", ".join(repr(name) for name in [*_names(), "pyomo:NAME"])
         raise UnknownSolverError(f"unknown solver {solver!r}; known are {known}")
     if not backend.is_available():
         missing = [module for module in backend.modules if not is_installed(module)]

@@ -114,10 +114,14 @@ def tangent_handler(parts: Parts, upper: list[Any], worth: list[Any], funded: li
             return self._guarded(check, SCIP_RESULT.INFEASIBLE)
 
         def conslock(self, constraint: Any, locktype: Any, nlockspos: int, nlocksneg: int) -> None:
-            # More of `worth`, or less of `upper` and `funded`, may break it.
+            # More of `worth`, or less of `upper` and `funded`, may break it; where the curve falls
+            # at its end, more of `upper` too.
+            both = nlockspos + nlocksneg
             for variable in worth:
                 self.model.addVarLocksType(variable, locktype, nlocksneg, nlockspos)
-            for variable in [*upper, *funded]:
+            for variable in upper:
+                self.model.addVarLocksType(variable, locktype, both, both)
+            for variable in funded:
                 self.model.addVarLocksType(variable, locktype, nlockspos, nlocksneg)
 
     return Tangents()

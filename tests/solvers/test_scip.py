@@ -140,6 +140,55 @@ def test_few_in_their_convex_part_are_enough(feature: str, seed: int) -> None:
         assert hull.objective <= dual.bound + 1e-7 * abs(dual.bound)
 
 
+@pytest.mark.parametrize("formulation", ["hull", "written"])
+@pytest.mark.parametrize("budget", [None, 19])
+def test_whole_tokens_charged_what_they_come_to(budget: int | None, formulation: str) -> None:
+    """Once proven 1 % short, by SCIP's propagation through the equations of the cost curves."""
+    threshold, rate = np.array([2.0, 4, 1]), np.array([0.6, 0.9, 0.35])
+    tokens = co.Allocation(3, upper=13, integer=True)
+    accuracy = co.CumulativeSurge([0.9, 0.7, 0.8], threshold, rate)(tokens)
+    realised = co.ExpectedTokens(threshold, rate, [0.9, 0.7, 0.8])(tokens)
+    rows = [co.sum(realised) <= (12.5 if budget is None else 12.0)]
+    if budget is not None:
+        rows.append(co.sum(tokens) <= budget)
+    program = co.Problem(co.Maximize(co.sum(accuracy)), rows).program
+    points = np.stack(np.meshgrid(*[np.arange(14.0)] * 3), axis=-1).reshape(-1, 3)
+    held = [t for t in points if (program.activity(t) <= program.right_hand_side).all()]
+    best = max(program.objective(t) for t in held)
+    solution = co.Problem.from_program(program).solve("scip", formulation=formulation)
+    assert solution.status == "optimal", solution.summary()
+    assert solution.objective == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_curves_that_fall_after_their_peak_are_not_taken_to_rise(seed: int) -> None:
+    """Whole tokens reach past the peak by a fraction of one."""
+    rng = np.random.default_rng(seed)
+    n = 12
+    tokens = co.Allocation(n, upper=40, integer=True)
+    family = (co.ShiftedSurge, co.Triangular, co.Quadratic)[seed % 3]
+    accuracy = family(rng.uniform(0.2, 1, n), rng.uniform(0, 12, n), rng.uniform(0.2, 3, n))(tokens)
+    cost = rng.uniform(0.5, 4, n)
+    problem = co.Problem(co.Maximize(co.sum(accuracy)), [cost @ tokens <= 60.5])
+    dual, scip = problem.solve(tolerance=1e-9), problem.solve("scip", time_limit=20)
+    assert scip.bound >= dual.objective * (1 - 1e-9), scip.summary()
+    assert scip.objective <= dual.bound * (1 + 1e-9)
+
+
+def test_queries_that_nothing_couples_keep_their_tangents() -> None:
+    """SCIP would solve independent parts of a problem as copies, and these have no handler."""
+    rng = np.random.default_rng(7)
+    tokens = co.Allocation(12, upper=200)
+    accuracy = co.CumulativeSurge(
+        rng.uniform(0.3, 1, 12), rng.uniform(5, 40, 12), rng.uniform(0.05, 0.3, 12)
+    )(tokens)
+    caps = co.sum(tokens, by=np.arange(12) // 2) <= 60
+    problem = co.Problem(co.Maximize(co.sum(accuracy)), [caps])
+    dual, scip = problem.solve(), problem.solve("scip", time_limit=60)
+    assert scip.status == "optimal", scip.summary()
+    assert scip.objective == pytest.approx(dual.objective, rel=2e-6)
+
+
 def test_it_proves_a_hundred_queries() -> None:
     problem = surge_problem(100, 5)
     dual, scip = problem.solve(), problem.solve("scip", time_limit=300)
