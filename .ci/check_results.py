@@ -12,6 +12,7 @@ MUST_RUN = (
     "tests.solvers.test_dual",
     "tests.solvers.test_scip",
     "tests.solvers.test_cvxpy",
+    "tests.solvers.test_conformance",
     "tests.serving.test_engine",
     "tests.test_docs",
 )

@@ -5,7 +5,9 @@
 A *pass* is one evaluation of every query's best response at one price over the same arrays, after
 compilation. "prices" is the interior-point method alone, with its dual gap: the distance between
 the bound and the value of the mixture that meets every row. "solve" is the whole solve, with the
-gap of its certificate. `--scip` adds SCIP on the smallest. One process, one after the other.
+gap of its certificate and how many groups were searched. `--nested` keeps a budget over tenant caps
+alone, in fractions and in whole tokens. `--scip` adds SCIP on the smallest. One process, one after
+the other.
 """
 
 from __future__ import annotations
@@ -21,21 +23,26 @@ from clearopt.solvers.dual.separable import separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 
 CASES = (
-    # queries, overlapping rows, tenant caps, accuracy floors
-    (60, 5, 0, 4),
-    (1_000, 10, 0, 4),
-    (10_000, 10, 0, 0),
-    (100_000, 10, 0, 0),
-    (100_000, 0, 1_000, 0),
-    (1_000_000, 0, 1_000, 0),
+    # queries, overlapping rows, tenant caps, accuracy floors, whole tokens
+    (60, 5, 0, 4, False),
+    (1_000, 10, 0, 4, False),
+    (10_000, 10, 0, 0, False),
+    (100_000, 10, 0, 0, False),
+    (10_000, 0, 100, 0, False),
+    (10_000, 0, 100, 0, True),
+    (100_000, 0, 1_000, 0, False),
+    (100_000, 0, 1_000, 0, True),
+    (1_000_000, 0, 1_000, 0, False),
 )
 
 
-def declare(n: int, overlapping: int, tenants: int, floors: int, seed: int = 0) -> co.Problem:
+def declare(
+    n: int, overlapping: int, tenants: int, floors: int, whole: bool = False, seed: int = 0
+) -> co.Problem:
     rng = np.random.default_rng(seed)
     threshold, rate = rng.uniform(5, 100, n), 10 ** rng.uniform(-2, 0, n)
     need = threshold + 3 / rate
-    tokens = co.Allocation(n, upper=4096, name="tokens")
+    tokens = co.Allocation(n, upper=4096, integer=whole, name="tokens")
     accuracy = co.CumulativeSurge(rng.uniform(0.2, 1, n), threshold, rate)(tokens)
     constraints = [(co.sum(tokens) <= 0.3 * need.sum()).named("budget")]
     for k in range(overlapping):
@@ -57,13 +64,14 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=100_000)
     parser.add_argument("--time-limit", type=float, default=60.0)
     parser.add_argument("--scip", action="store_true")
+    parser.add_argument("--nested", action="store_true")
     arguments = parser.parse_args()
     print(
         f"{'queries':>9} {'prices':>6} {'pass':>9} | {'prices':>8} {'passes':>7} {'gap':>8} | "
-        f"{'solve':>8} {'nodes':>6} {'gap':>8} status"
+        f"{'solve':>8} {'nodes':>6} {'groups':>6} {'gap':>8} status"
     )
     for n, *shape in CASES:
-        if n > arguments.largest:
+        if n > arguments.largest or (arguments.nested and not shape[1]):
             continue
         problem = declare(n, *shape)
         queries = separate(view(problem.program))
@@ -82,10 +90,13 @@ def main() -> None:
         prices = time.perf_counter() - started
         dual_gap = abs(inside.best.value - inside.value) / abs(inside.value)
         solution = problem.solve(time_limit=arguments.time_limit)
+        searched = solution.statistics.get("searched", 0)
         print(
             f"{n:>9,} {first.size:>6} {1e3 * one_pass:>6.2f} ms | {prices:>6.2f} s "
             f"{prices / one_pass:>7.0f} {dual_gap:>8.1e} | {solution.seconds:>6.2f} s "
-            f"{solution.statistics['nodes']:>6} {solution.gap:>8.1e} {solution.status}",
+            f"{solution.statistics['nodes']:>6} {searched:>6} "
+            f"{solution.gap:>8.1e} {solution.status}",
+            "whole" if shape[-1] else "",
             flush=True,
         )
         if arguments.scip and n <= 60:

@@ -50,8 +50,8 @@ class Allocation(Expression):
         if name is not None and (not isinstance(name, str) or not name):
             raise DeclarationError(f"Allocation: name = {name!r}: must be a text, or None")
         self.name = name or f"tokens{next(_counter) or ''}"
-        low = as_float_array(lower, "Allocation: lower")
-        high = as_float_array(upper, "Allocation: upper", allow_infinite=True)
+        low = as_float_array(lower, "Allocation: lower", share=True)
+        high = as_float_array(upper, "Allocation: upper", allow_infinite=True, share=True)
         require(low, low >= 0, "Allocation: lower", "must be at least 0 tokens")
         require(high, high >= 0, "Allocation: upper", "must be at least 0 tokens")
         # Views: a number for all takes no memory.

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, check_feasibility, relative_gap
-from clearopt.marginal_values import marginal_multipliers
-from clearopt.prices import ByName, by_name
 from clearopt.program import Program
 from clearopt.solution import Solution, Status, counted
 from clearopt.validation import FloatArray
@@ -36,17 +33,22 @@ def make_solution(
     certifies: bool = True,
     message: str = "",
     statistics: dict[str, Any] | None = None,
+    handed_over: bool = False,
 ) -> Solution:
     """Recompute and check everything a back-end claims, and decide the status.
 
     `bound` must be a valid upper bound on the program's own objective, which is maximised whatever
     the user's sense; `certifies=False` (a local solver, a baseline) can never yield `optimal`.
-    Prices follow the sign convention of `Solution.prices`.
+    Prices follow the sign convention of `Solution.prices`. An allocation that is `handed_over`
+    belongs to the solution from now on, and is not copied.
     """
     feasibility: Feasibility | None = None
     objective, utilities, funded = math.nan, None, None
     if allocation is not None:
-        allocation = np.asarray(allocation, dtype=np.float64) + 0.0  # a copy, without -0.0
+        if handed_over and allocation.dtype == np.float64 and allocation.flags.writeable:
+            allocation += 0.0  # no -0.0
+        else:
+            allocation = np.asarray(allocation, dtype=np.float64) + 0.0
         feasibility = check_feasibility(program, allocation)
         if not feasibility.ok:
             message = (
@@ -57,7 +59,8 @@ def make_solution(
     status: Status
     if allocation is not None:
         utilities = program.utility(allocation)
-        funded = (allocation > 0) & (utilities > 0)
+        funded = allocation > 0
+        funded &= utilities > 0
         objective = program.objective(allocation, utilities)
         # A bound that a checked allocation exceeds is none, whoever claimed it.
         if relative_gap(bound, objective) > max(tolerance, FALSE_BOUND):
@@ -78,17 +81,12 @@ def make_solution(
         status = "unknown"
     if infeasible and allocation is None:
         row_prices = floor_prices = None  # there is no bound for them to prove
-    multipliers = price_multipliers(program, row_prices, floor_prices)
     return Solution(
         status=status,
         program=program,
-        allocation=counted(program, allocation),
+        allocation=counted(program, allocation, in_place=True),
         objective=program.sign * objective + 0.0,
         bound=program.sign * bound + 0.0,
-        prices=ByName() if multipliers is None else by_name(program, multipliers),
-        marginal_values=ByName()
-        if allocation is None
-        else by_name(program, marginal_multipliers(program, allocation)),
         utilities=utilities,
         funded=funded,
         feasibility=feasibility,

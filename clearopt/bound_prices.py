@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import lsq_linear
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.errors import DeclarationError
+from clearopt.least_squares import bounded_least_squares
 from clearopt.marginal_values import Slopes, pressing
 from clearopt.prices import Multipliers
 from clearopt.program import Program
@@ -21,11 +22,15 @@ _INDIFFERENT = 1e-6  # relative change of price at which a purchase may jump
 
 
 def price_multipliers(
-    program: Program, row_prices: FloatArray | None, floor_prices: FloatArray | None
+    program: Program,
+    row_prices: FloatArray | None,
+    floor_prices: FloatArray | None,
+    deadline: Deadline = NEVER,
 ) -> Multipliers | None:
     """The multipliers that prove a bound, with what the bounds themselves are worth at them.
 
-    `floor_prices` carry the sign of `Solution.prices`: at most 0.
+    `floor_prices` carry the sign of `Solution.prices`: at most 0. What a bound is worth is
+    NaN where the deadline comes first.
     """
     if row_prices is None and floor_prices is None:
         return None
@@ -33,12 +38,12 @@ def price_multipliers(
     floors = np.zeros(program.floors.shape[0]) if floor_prices is None else floor_prices
     above, below = np.zeros(program.n), np.zeros(program.n)
     if any(group.bounds is not None for group in program.constraints):
-        above, below = _worth_of_bounds(program, rows, floors)
+        above, below = _worth_of_bounds(program, rows, floors, deadline)
     return Multipliers(rows, floors, above, below)
 
 
 def _worth_of_bounds(
-    program: Program, rows: FloatArray, floors: FloatArray
+    program: Program, rows: FloatArray, floors: FloatArray, deadline: Deadline
 ) -> tuple[FloatArray, FloatArray]:
     """The slopes of the dual bound in every query's upper and lower bound, (n,) each.
 
@@ -55,7 +60,7 @@ def _worth_of_bounds(
                   curve_price - turn * np.abs(curve_price))
         for turn in (_INDIFFERENT, -_INDIFFERENT)
     )  # fmt: skip
-    share = mixture(program, rows, floors, many, few)
+    share = mixture(program, rows, floors, many, few, deadline)
     above, below = np.zeros(program.n), np.zeros(program.n)
     for tokens, part in ((many, share), (few, 1.0 - share)):
         side = Slopes.at(program, tokens, 1)
@@ -185,10 +190,12 @@ def mixture(
     floors: FloatArray,
     many: FloatArray,
     few: FloatArray,
+    deadline: Deadline = NEVER,
 ) -> FloatArray:
     """(n,) in [0, 1], how much of `many` and not of `few` it takes to meet the priced rows.
 
-    The options of one choice go together. Least squares; 1 for all who are not indifferent.
+    The options of one choice go together. Least squares; 1 for all who are not indifferent, NaN for
+    the others where the deadline comes first.
     """
     group = np.where(program.choice >= 0, program.n + program.choice, np.arange(program.n))
     differs = np.abs(many - few) > 1e-4 * np.maximum(many, few)
@@ -223,6 +230,7 @@ def mixture(
     if not useful.size:
         return share
     matrix = sparse.csr_array(matrix[useful].multiply(1.0 / size[useful, None]))
-    found = lsq_linear(matrix, missing[useful] / size[useful], (0.0, 1.0), lsmr_tol=1e-12).x
-    share[inside] = found[column[inside]]
+    aim = missing[useful] / size[useful]
+    found = bounded_least_squares(matrix, aim, (0.0, 1.0), deadline, lsmr_tol=1e-12)
+    share[inside] = np.nan if found is None else found[column[inside]]
     return share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,14 @@ class Boxes:
         """
         # A whole limit that was divided by a factor may miss itself by a rounding error.
         if self.integer.any():
-            self.lower = np.where(self.integer, np.ceil(self.lower * (1 - 1e-12)), self.lower)
-            self.upper = np.where(self.integer, np.floor(self.upper * (1 + 1e-12)), self.upper)
+            self.lower = _elementwise(
+                lambda whole, low: np.where(whole, np.ceil(low * (1 - 1e-12)), low),
+                self.integer, self.lower,
+            )  # fmt: skip
+            self.upper = _elementwise(
+                lambda whole, high: np.where(whole, np.floor(high * (1 + 1e-12)), high),
+                self.integer, self.upper,
+            )  # fmt: skip
         if self.semicontinuous.any():
             self.own()
             self._give_up(np.flatnonzero(self.semicontinuous))
@@ -119,6 +126,13 @@ class Boxes:
         """The constraint that a bound of the query is from, in brackets."""
         source = int(sources[query])
         return "" if source < 0 else f" (from {self._sources[source]})"
+
+
+def _elementwise(change: Callable[..., NDArray[Any]], *arrays: NDArray[Any]) -> NDArray[Any]:
+    """What `change` makes of the arrays, (n,); where each is one number, so is the answer."""
+    if all(array.strides == (0,) for array in arrays):
+        return np.broadcast_to(change(*(array[:1] for array in arrays)), arrays[0].shape)
+    return change(*arrays)
 
 
 def _end_to_end(arrays: list[NDArray[Any]]) -> NDArray[Any]:

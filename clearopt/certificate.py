@@ -5,11 +5,12 @@ No solver's own word is taken for either. `certify` is the one place where a sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from clearopt.program import Program
+from clearopt.program import PIECE, Program
 from clearopt.validation import FloatArray
 
 FEASIBILITY_TOLERANCE = 1e-9  # relative to the size of the row
@@ -31,27 +32,36 @@ def check_feasibility(program: Program, tokens: FloatArray) -> Feasibility:
     """Recompute bounds, wholeness, rows and floors at `tokens` (n,)."""
     worst, where = 0.0, "nothing"
 
-    def consider(violations: FloatArray, sizes: FloatArray | None, what: str) -> None:
-        """`sizes` None: of tokens, at least 1."""
+    def consider(violations: FloatArray, sizes: FloatArray, what: str, first: int = 0) -> None:
         nonlocal worst, where
         if violations.size == 0 or not violations.max() > 0:
             return
-        sizes = np.maximum(1.0, np.abs(tokens)) if sizes is None else sizes
         relative = np.maximum(violations, 0.0) / sizes
         k = int(np.argmax(relative))
         if relative[k] > worst:
-            worst, where = float(relative[k]), f"{what} {k}"
+            worst, where = float(relative[k]), f"{what} {first + k}"
+
+    def each(what: str, missed: Callable[[slice], FloatArray]) -> None:
+        """What single queries miss, in tokens; piece by piece, it takes next to no memory."""
+        for start in range(0, program.n, PIECE):
+            part = slice(start, min(start + PIECE, program.n))
+            consider(missed(part), np.maximum(1.0, np.abs(tokens[part])), what, start)
 
     if not np.all(np.isfinite(tokens)):
         return Feasibility(np.inf, f"tokens[{int(np.argmin(np.isfinite(tokens)))}] is not finite")
-    below = program.lower - tokens
-    if program.semicontinuous.any():
-        below = np.where(program.semicontinuous & (tokens == 0), 0.0, below)
-    consider(below, None, "lower bound of query")
-    consider(np.subtract(tokens, program.upper, out=below), None, "upper bound of query")
+
+    def below(part: slice) -> FloatArray:
+        missed = program.lower[part] - tokens[part]
+        return np.where(program.semicontinuous[part] & (tokens[part] == 0), 0.0, missed)
+
+    def part_of_token(part: slice) -> FloatArray:
+        missed = np.abs(tokens[part] - np.round(tokens[part]))
+        return np.where(program.integer[part], missed, 0.0)
+
+    each("lower bound of query", below)
+    each("upper bound of query", lambda part: tokens[part] - program.upper[part])
     if program.integer.any():
-        part = np.where(program.integer, np.abs(tokens - np.round(tokens)), 0.0)
-        consider(part, None, "wholeness of query")
+        each("wholeness of query", part_of_token)
     if program.rows.shape[0]:
         activity = program.activity(tokens)
         size = np.maximum(np.abs(program.right_hand_side), program.activity_size(tokens))

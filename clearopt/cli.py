@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearopt import __version__
+from clearopt.compare_command import add_compare_command
 from clearopt.errors import ClearoptError, DeclarationError, MissingExtraError
 from clearopt.solve_command import add_solve_command
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     solvers = commands.add_parser("solvers", help="which solvers there are and what they can do")
     solvers.set_defaults(run=_solvers)
     add_solve_command(commands)
+    add_compare_command(commands)
 
     confirm = commands.add_parser(
         "confirm",

@@ -41,6 +41,14 @@ class UnsupportedProblemError(ClearoptError, TypeError):
     """The back-end cannot take this program; the message names the feature and who supports it."""
 
 
+class WrongSolutionError(ClearoptError, AssertionError):
+    """A solution is not what it claims to be; the message lists what is wrong with it."""
+
+
+class NonconformingBackendError(ClearoptError, AssertionError):
+    """A back-end fails checks of `clearopt.testing`; the message is the report."""
+
+
 class MissingExtraError(ClearoptError, ImportError):
     """An optional part (vLLM, plots) is not installed; the message names the extra."""
 

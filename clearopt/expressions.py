@@ -23,6 +23,7 @@ from clearopt.constraints import Constraint, right_hand_side
 from clearopt.errors import DeclarationError
 from clearopt.indexing import resolve_index
 from clearopt.parameters import Parameter, Quantity, parameters_of, value_of
+from clearopt.program import count, gapless, positions
 from clearopt.refusals import Refusals, bracketed
 from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray, as_float_array, broadcast_to_length, require
@@ -34,12 +35,25 @@ _FamilyT = TypeVar("_FamilyT", Utility, CostCurve)
 
 
 class Atom(Generic[_FamilyT]):
-    """One family applied to the queries `index` of one allocation: m utilities, or m costs."""
+    """One family applied to the queries `index` of one allocation: m utilities, or m costs.
 
-    def __init__(self, family: _FamilyT, allocation: Allocation, index: NDArray[np.intp]) -> None:
-        self.family: _FamilyT = family.broadcast(index.shape[0])
+    `where` are the same queries, as a slice where they have no gaps.
+    """
+
+    def __init__(
+        self, family: _FamilyT, allocation: Allocation, where: slice | NDArray[np.intp]
+    ) -> None:
+        self.family: _FamilyT = family.broadcast(count(where))
         self.allocation = allocation
-        self.index = index
+        self.where = where
+
+    @property
+    def index(self) -> NDArray[np.intp]:
+        return positions(self.where)
+
+    @property
+    def size(self) -> int:
+        return count(self.where)
 
 
 class Expression(Refusals):
@@ -344,10 +358,14 @@ class Expression(Refusals):
 
     def _queries(
         self, family: Utility | CostCurve, what: str
-    ) -> tuple[Allocation, NDArray[np.intp]]:
+    ) -> tuple[Allocation, slice | NDArray[np.intp]]:
         """The allocation this is a part of, and which queries: what a family can apply to."""
         name = type(family).__name__
         matrix = next(iter(self.linear.values())) if len(self.linear) == 1 else None
+        if getattr(matrix, "is_identity", False) and not (
+            self.utilities or self.curves or self.constant.any()
+        ):
+            return next(iter(self.linear)), slice(0, self.length)
         if (
             matrix is None
             or self.utilities
@@ -364,7 +382,7 @@ class Expression(Refusals):
         index = matrix.indices.astype(np.intp)
         if (np.diff(index) <= 0).any() and np.unique(index).shape[0] != index.shape[0]:
             raise DeclarationError(f"{name}(...)({self.text}): the same query is named twice")
-        return next(iter(self.linear)), index
+        return next(iter(self.linear)), gapless(index)
 
     def _applied(self, family: Utility | CostCurve) -> dict[str, Any]:
         text = f"{type(family).__name__}({self.text})"
@@ -451,7 +469,8 @@ def identity(length: int) -> sparse.csr_array:
     matrix = _IDENTITIES.get(length)
     if matrix is None:
         ends = np.arange(length + 1, dtype=np.int32 if length < 2**31 - 1 else np.int64)
-        matrix = sparse.csr_array((np.ones(length), ends[:-1], ends), shape=(length, length))
+        ones = np.broadcast_to(1.0, (length,))  # one number in memory
+        matrix = sparse.csr_array((ones, ends[:-1], ends), shape=(length, length))
         matrix.is_identity = True
         _IDENTITIES[length] = matrix
     return matrix

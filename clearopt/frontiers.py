@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clearopt.deadline import listening
 from clearopt.errors import DeclarationError
 from clearopt.parameters import Parameter
+from clearopt.solvers import get_solver
 from clearopt.validation import FloatArray, as_float_array
 
 if TYPE_CHECKING:
@@ -143,7 +146,7 @@ def frontier(
         what: the name of a constraint, or a `Parameter`, as in `Problem.sweep`.
         values: numbers, at least one; each solve starts from the one before, so neighbours
             belong side by side.
-        solver, options: as in `Problem.solve`.
+        solver, options: as in `Problem.solve`. Ctrl-C ends the frontier at the value at work.
 
     Raises:
         DeclarationError: as `Problem.sweep`; or a value is not a number.
@@ -152,10 +155,11 @@ def frontier(
     if limit.size == 0:
         raise DeclarationError("frontier: values: expected at least one number, got none")
     name = what.text if isinstance(what, Parameter) else what
-    points = [
-        _point(solution, name)
-        for solution in problem.sweep_lazily(what, limit.tolist(), solver, **options)
-    ]
+    with listening() if get_solver(solver).interruptible else nullcontext():
+        points = [
+            _point(solution, name)
+            for solution in problem.sweep_lazily(what, limit.tolist(), solver, **options)
+        ]
     columns = {
         key: np.array([point[key] for point in points])
         for key in ("objective", "bound", "gap", "price", "marginal_value", "funded_share",
@@ -167,7 +171,7 @@ def frontier(
         name=name,
         limited=re.split(r" (?:<=|>=|==) ", text)[0],
         goal=program.objective_text,
-        limit=limit,
+        limit=limit[: len(points)],  # Ctrl-C ends it early
         status=tuple(point["status"] for point in points),
         queries=program.n,
         minimize=program.minimize,

@@ -12,6 +12,7 @@ from scipy import sparse
 from clearopt.errors import DeclarationError
 from clearopt.expressions import Atom, Expression
 from clearopt.program import CurveBlock, UtilityBlock
+from clearopt.program import positions as positions_of
 from clearopt.utilities import Utility
 from clearopt.utilities.family import Family
 from clearopt.utilities.total import Total
@@ -21,8 +22,12 @@ class _Claim(NamedTuple):
     """One distinct family on the queries `positions` (m,) of the program."""
 
     family: Any
-    positions: NDArray[np.intp]
+    where: slice | NDArray[np.intp]  # as a slice where they have no gaps
     layer: int  # 0, or how many other utilities stand below it on its queries
+
+    @property
+    def positions(self) -> NDArray[np.intp]:
+        return positions_of(self.where)
 
 
 class Layout:
@@ -63,10 +68,17 @@ class Layout:
             )
         self.shares = np.zeros((self.utilities.depth, self.n))  # see `settle_sums`
 
-    def positions(self, atom: Atom[Any]) -> NDArray[np.intp]:
-        """Where the atom's queries stand in the program, (m,)."""
-        start = self._start[id(atom.allocation)]
-        return atom.index + start if start else atom.index
+    def where(self, atom: Atom[Any]) -> slice | NDArray[np.intp]:
+        """Where the atom's queries stand in the program; a slice where they have no gaps."""
+        start, where = self._start[id(atom.allocation)], atom.where
+        if isinstance(where, slice):
+            return slice(where.start + start, where.stop + start)
+        return where + start if start else where
+
+    def columns(self, atom: Atom[Any], members: NDArray[Any]) -> NDArray[Any]:
+        """Where some of the atom's members stand in the program."""
+        where = self.where(atom)
+        return _shifted(members, where.start) if isinstance(where, slice) else where[members]
 
     def name_of(self, query: int) -> str:
         """How a user knows a query: by number, or by allocation where there are several."""
@@ -95,7 +107,7 @@ class Layout:
     def curve_matrix(self, expression: Expression) -> sparse.csr_array:
         """What it charges for each query's cost curve, (length, n)."""
         parts = [
-            _placed(matrix, self.positions(atom)[matrix.indices], self.n)
+            _placed(matrix, self.columns(atom, matrix.indices), self.n)
             for atom, matrix in expression.curves.items()
         ]
         return _total(parts, (expression.length, self.n))
@@ -148,16 +160,13 @@ class Layout:
         depth = max(self.utilities.depth, 1)
         parts: list[list[sparse.csr_array]] = [[] for _ in range(depth)]
         for atom, matrix in expression.utilities.items():
-            positions = self.positions(atom)
             if depth == 1:
-                whole = atom.index.size == self.n and bool((np.diff(positions) == 1).all())
-                columns = matrix.indices if whole else positions[matrix.indices]
-                parts[0].append(_placed(matrix, columns, self.n))
+                parts[0].append(_placed(matrix, self.columns(atom, matrix.indices), self.n))
                 continue
             layer = self.utilities.layer_of(atom)
             for k in np.unique(layer).tolist():
                 there = matrix if (layer == k).all() else _columns(matrix, layer == k)
-                parts[k].append(_placed(there, positions[there.indices], self.n))
+                parts[k].append(_placed(there, self.columns(atom, there.indices), self.n))
         return [_total(part, (expression.length, self.n)) for part in parts]
 
     # ------------------------------------------------------------------ blocks
@@ -165,7 +174,7 @@ class Layout:
         """The families of the program; sums of utilities are one family."""
         stack = self.utilities
         if stack.depth <= 1:
-            return tuple(UtilityBlock(c.family, c.positions) for c in stack.claims)
+            return tuple(UtilityBlock(c.family, c.where) for c in stack.claims)
         blocks = []
         alone = stack.count <= 1
         for claim in stack.claims:
@@ -208,11 +217,12 @@ class _Stack:
         self.count = np.zeros(layout.n, dtype=np.int16)
         self._layer: dict[int, NDArray[np.intp]] = {}
         for atom in atoms:
-            positions = layout.positions(atom)
-            if not self.count[positions].any():  # the usual case: nobody was there before
-                self._claim(atom, None, positions, 0)
-                self._layer[id(atom)] = np.broadcast_to(np.intp(0), (positions.size,))
+            where = layout.where(atom)
+            if not self.count[where].any():  # the usual case: nobody was there before
+                self._claim(atom, None, where, 0)
+                self._layer[id(atom)] = np.broadcast_to(np.intp(0), (atom.size,))
                 continue
+            positions = positions_of(where)
             layer = np.full(positions.size, -1, dtype=np.intp)
             for claim in self.claims:
                 mine, theirs = _shared(positions, claim.positions, layout.n)
@@ -229,13 +239,13 @@ class _Stack:
         self,
         atom: Atom[Any],
         members: NDArray[np.intp] | None,  # None for all
-        positions: NDArray[np.intp],
+        where: slice | NDArray[np.intp],
         layer: int,
     ) -> None:
-        whole = members is None or members.size == atom.index.size
+        whole = members is None or members.size == atom.size
         family = atom.family if whole or members is None else atom.family.take(members)
-        self.claims.append(_Claim(family, positions, layer))
-        self.count[positions] += 1
+        self.claims.append(_Claim(family, where, layer))
+        self.count[where] += 1
 
     @property
     def depth(self) -> int:

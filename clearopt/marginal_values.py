@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import lsq_linear, nnls
+from scipy.optimize import nnls
 
+from clearopt.deadline import NEVER, Deadline
+from clearopt.least_squares import bounded_least_squares
 from clearopt.prices import Multipliers
 from clearopt.program import PIECE, Program, UtilityBlock
 from clearopt.validation import FloatArray
@@ -22,6 +24,7 @@ _AT_BOUND = 1e-9  # relative distance up to which tokens are at a bound
 _BESIDE = 1e-9  # relative distance at which one side of a kink is looked at
 _ENOUGH = 4096  # queries whose common price is known well enough
 _DENSE = 2e9  # multiplications up to which a least-squares fit is made exactly
+_SPEED = 1e9  # multiplications a second, at least
 
 
 # -------------------------------------------------------------------------------- slopes
@@ -98,7 +101,9 @@ def pressing(
 
 
 # -------------------------------------------------------------------------------- multipliers
-def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
+def marginal_multipliers(
+    program: Program, tokens: FloatArray, deadline: Deadline = NEVER
+) -> Multipliers:
     """Multipliers of the binding rows, floors and bounds at the allocation.
 
     At a local optimum every query strictly between its bounds satisfies
@@ -106,7 +111,7 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
         w U' - c - d C' = sum_k lambda_k (A_k + B_k C') - sum_j mu_j V_j U'
 
     Least squares where there are more such queries than multipliers. Whole tokens: U' and C' are
-    what one more token adds.
+    what one more token adds. NaN where the deadline comes first.
     """
     rows, floors = np.zeros(program.rows.shape[0]), np.zeros(program.floors.shape[0])
     binding, floor_binding = (np.flatnonzero(held) for held in binding_limits(program, tokens))
@@ -120,12 +125,14 @@ def marginal_multipliers(program: Program, tokens: FloatArray) -> Multipliers:
         rows[binding] = _one_price(program, tokens, more, binding)
     elif binding.size + floor_binding.size:
         rows[binding], floors[floor_binding] = _several_prices(
-            program, tokens, more, binding, floor_binding
+            program, tokens, more, binding, floor_binding, deadline
         )
     paid = more.charged(program, np.arange(rows.size)).T @ rows
     promised = program.floors.T @ floors
     slope = more.gain(program) - paid + _times(promised, more.utility)
     above, below = pressing(program, tokens, slope)
+    unknown = np.isnan(paid) | np.isnan(promised)
+    above, below = (np.where(unknown, np.nan, part) for part in (above, below))
     return Multipliers(rows + 0.0, 0.0 - floors, above, below)
 
 
@@ -139,10 +146,7 @@ def binding_limits(
     allowed = _BINDING * size
     if program.integer.any() and level.size:
         # Whole tokens rarely fill a row to the last unit.
-        largest = np.maximum(
-            abs(program.rows).max(axis=1).toarray().ravel(),
-            abs(program.curve_rows).max(axis=1).toarray().ravel(),
-        )
+        largest = np.maximum(_largest(program.rows), _largest(program.curve_rows))
         allowed = np.maximum(allowed, largest)
     if not program.floors.shape[0]:
         return slack <= allowed, np.zeros(0, dtype=np.bool_)
@@ -154,6 +158,14 @@ def binding_limits(
         entries = program.floors.multiply(np.where(program.integer, loss, 0.0)[None, :])
         spare = np.maximum(spare, np.asarray(entries.max(axis=1).toarray()).ravel())
     return slack <= allowed, over <= spare
+
+
+def _largest(matrix: sparse.csr_array) -> FloatArray:
+    """(k,) the largest size of an entry of each row."""
+    if matrix.shape[0] == 1:
+        ends = (matrix.data.min(), matrix.data.max()) if matrix.nnz else (0.0,)
+        return np.array([max(abs(float(end)) for end in ends)])
+    return np.asarray(abs(matrix).max(axis=1).toarray()).ravel()
 
 
 def _wanted(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -218,32 +230,48 @@ def _may_be_asked_in_pieces(program: Program) -> bool:
 def _one_price_in_pieces(program: Program, tokens: FloatArray, binding: NDArray[np.intp]) -> float:
     """As `_one_price`, family by family and piece by piece: what it needs in between stays small.
 
-    Those who settle the price agree, so that a few thousand of them are as good as all.
+    Those who settle the price agree, so that a few thousand of them are as good as all: first a
+    piece of those strictly between their bounds, then everybody.
     """
     settled, uses, found = [np.zeros(0)], [np.zeros(0)], 0
     full = program.rows.nnz == program.n and program.rows.has_sorted_indices
     coefficient = program.rows.data if full else program.rows.toarray()[0]
+
+    def ask(block: UtilityBlock, members: NDArray[np.intp] | slice) -> None:
+        nonlocal found
+        at = block.part(members) if isinstance(members, slice) else block.index[members]
+        count = program.weight[at].size
+        piece = Program(
+            weight=program.weight[at],
+            cost=program.cost[at],
+            lower=program.lower[at],
+            upper=program.upper[at],
+            integer=program.integer[at],
+            utilities=(UtilityBlock(block.family.take(members), np.arange(count)),),
+            rows=sparse.csr_array(coefficient[at][None, :]),
+            senses=program.senses,
+            right_hand_side=program.right_hand_side,
+            floors=sparse.csr_array((0, count)),
+            floor_levels=np.zeros(0),
+        )
+        offers = _offers(piece, tokens[at], Slopes.at(piece, tokens[at], 1), binding)
+        settled.append(offers[0])
+        uses.append(offers[1][np.argmax(offers[1])][None] if offers[1].size else offers[1])
+        found += offers[0].size
+
+    if not program.integer.all():
+        fewest, most = bounds_met(program, tokens)
+        inside = ~fewest & ~most
+        for block in program.utilities:
+            likely = np.flatnonzero(inside[block.where])[: _ENOUGH + 1 - found]
+            if likely.size:
+                ask(block, likely)
+            if found > 0.9 * _ENOUGH:
+                return _offered(np.concatenate(settled), np.zeros(0), program.senses[0])
+        settled, uses, found = [np.zeros(0)], [np.zeros(0)], 0
     for block in program.utilities:
-        for start in range(0, block.index.size, PIECE):
-            part = slice(start, min(start + PIECE, block.index.size))
-            at, count = block.index[part], part.stop - part.start
-            piece = Program(
-                weight=program.weight[at],
-                cost=program.cost[at],
-                lower=program.lower[at],
-                upper=program.upper[at],
-                integer=program.integer[at],
-                utilities=(UtilityBlock(block.family.take(part), np.arange(count)),),
-                rows=sparse.csr_array(coefficient[at][None, :]),
-                senses=program.senses,
-                right_hand_side=program.right_hand_side,
-                floors=sparse.csr_array((0, count)),
-                floor_levels=np.zeros(0),
-            )
-            offers = _offers(piece, tokens[at], Slopes.at(piece, tokens[at], 1), binding)
-            settled.append(offers[0])
-            uses.append(offers[1][np.argmax(offers[1])][None] if offers[1].size else offers[1])
-            found += offers[0].size
+        for start in range(0, block.size, PIECE):
+            ask(block, slice(start, min(start + PIECE, block.size)))
             if found > _ENOUGH:
                 return _offered(np.concatenate(settled), np.zeros(0), program.senses[0])
     return _offered(np.concatenate(settled), np.concatenate(uses), program.senses[0])
@@ -255,6 +283,7 @@ def _several_prices(
     more: Slopes,
     binding: NDArray[np.intp],
     floor_binding: NDArray[np.intp],
+    deadline: Deadline,
 ) -> tuple[FloatArray, FloatArray]:
     """The multipliers (K',), (J',) of the binding rows and floors, by least squares."""
     fewest, most = bounds_met(program, tokens)
@@ -268,12 +297,18 @@ def _several_prices(
     settled |= free & (abs(matrix[alone]).sum(axis=0) > 0)
     inside = np.flatnonzero(settled)
     senses = np.r_[program.sense_array[binding], np.full(floor_binding.size, "<=")]
-    found = _fit(sparse.csr_array(matrix[:, inside].T), more.gain(program)[inside], senses)
+    equations = sparse.csr_array(matrix[:, inside].T)
+    found = _fit(equations, more.gain(program)[inside], senses, deadline)
     return found[: binding.size], found[binding.size :]
 
 
-def _fit(matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_]) -> FloatArray:
-    """Least squares for matrix @ x = goal; x at least 0 for `<=`, at most 0 for `>=`."""
+def _fit(
+    matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_], deadline: Deadline
+) -> FloatArray:
+    """Least squares for matrix @ x = goal; x at least 0 for `<=`, at most 0 for `>=`.
+
+    NaN where the deadline comes first.
+    """
     size = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
     used, height = np.flatnonzero(size > 0), float(np.abs(goal).max(initial=0.0))
     found = np.zeros(matrix.shape[1])
@@ -283,7 +318,7 @@ def _fit(matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_]) -
     sign = np.where(senses == ">=", -1.0, 1.0)[used]
     scaled = sparse.csr_array(matrix[:, used].multiply((sign / size[used])[None, :]))
     goal, either = goal / height, senses[used] == "=="
-    if scaled.shape[0] * used.size**2 <= _DENSE:
+    if scaled.shape[0] * used.size**2 <= min(_DENSE, _SPEED * deadline.left):
         # Exactly, on the triangular factor; what may have either sign is a difference of two.
         factor = np.asarray(np.linalg.qr(np.column_stack([scaled.toarray(), goal]), mode="r"))
         both = np.column_stack([factor[:, :-1], -factor[:, :-1][:, either]])
@@ -292,6 +327,9 @@ def _fit(matrix: sparse.csr_array, goal: FloatArray, senses: NDArray[np.str_]) -
         x[either] -= positive[used.size :]
     else:
         low = np.where(either, -np.inf, 0.0)
-        x = lsq_linear(scaled, goal, (low, np.inf), tol=1e-13, lsmr_tol=1e-13).x
+        found_in_time = bounded_least_squares(
+            scaled, goal, (low, np.inf), deadline, tol=1e-13, lsmr_tol=1e-13
+        )
+        x = np.full(used.size, np.nan) if found_in_time is None else found_in_time
     found[used] = x * sign * height / size[used]
     return found

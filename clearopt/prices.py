@@ -34,6 +34,11 @@ class Multipliers(NamedTuple):
     above: FloatArray  # (n,) each query's upper bound in tokens, at least 0
     below: FloatArray  # (n,) its lower bound, at most 0
 
+    @property
+    def unknown(self) -> bool:
+        """Whether some are NaN, for want of time."""
+        return any(bool(np.isnan(part).any()) for part in self)
+
 
 def by_name(program: Program, multipliers: Multipliers) -> dict[str, Price]:
     """The multipliers as `Solution.prices` shows them."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from clearopt.allocation import Allocation
 from clearopt.assemble import make_solution
 from clearopt.compilation import compile_program, with_level
 from clearopt.constraints import Choice, Constraint
+from clearopt.deadline import Interrupt, listening
 from clearopt.errors import DeclarationError, InfeasibleError
 from clearopt.expressions import Expression
 from clearopt.parameters import Parameter, parameters_of
 from clearopt.program import Program
 from clearopt.solution import Solution, Tokens
-from clearopt.solvers import Backend, get_solver, solve_program
+from clearopt.solvers import Backend, get_solver, solve_program, solve_programs
 
 if TYPE_CHECKING:
     from clearopt.explain import Explanation
@@ -151,20 +153,27 @@ class Problem:
         threads: int = 1,
         verbose: bool = False,
         warm_start: Solution | None = None,
+        on_progress: Callable[[float, float, float], None] | None = None,
         **options: Any,
     ) -> Solution:
         """Solve, and check the answer independently.
 
         Args:
-            solver: a name of `co.solvers()`, or a back-end of your own.
+            solver: a name of `co.solvers()`, "auto" (`statistics["auto"]` then says which and
+                why), or a back-end of your own.
             tolerance: relative gap between bound and objective at which to stop; `optimal` means
                 it was reached.
-            time_limit: seconds; at the limit the best allocation and bound so far are returned.
+            time_limit: seconds; at the limit, or at the first Ctrl-C where the back-end is
+                `interruptible`, the best allocation and bound so far are returned.
             seed: for back-ends that draw at random.
             threads: for back-ends that can use several.
             verbose: let the back-end print its own log.
-            warm_start: the solution of a problem much like this one, to start from; it changes
-                the time, not what is proven.
+            warm_start: the solution of a problem much like this one, whose prices to start from;
+                it changes the time, not what is proven. Queries may have come and gone, and so
+                may constraints: prices are taken over by constraint name, and by label where it
+                is grouped. Its allocation is not looked at.
+            on_progress: called with (seconds, objective, bound) while it solves, by `dual`,
+                `scip`, `highs` and `cvxpy`: the solver's own word, with the signs of `Solution`.
             options: what only this back-end knows.
 
         Raises:
@@ -179,6 +188,7 @@ class Problem:
             threads=threads,
             verbose=verbose,
             warm_start=warm_start,
+            on_progress=on_progress,
             **options,
         )
 
@@ -198,20 +208,26 @@ class Problem:
             One solution for each value. Where nothing can satisfy a value (a budget below the lower
             bounds) its status is `infeasible` and its message says why; its `program` has that
             value in it, but where the value is a bound, which would cross another: then it is the
-            program as declared.
+            program as declared. Ctrl-C ends the sweep: the list is then shorter, and its last
+            solution what was found for that value so far.
 
         Raises:
             DeclarationError: no constraint has that name, the parameter is not part of the
                 problem, or a value is not of the kind or shape that the constraint takes; before
                 anything is solved.
         """
-        return list(self.sweep_lazily(what, values, solver, **options))
+        with listening() if get_solver(solver).interruptible else nullcontext():
+            return list(self.sweep_lazily(what, values, solver, **options))
 
     def sweep_lazily(
         self, what: str | Parameter, values: Iterable[Any], solver: str | Backend = "dual",
         **options: Any,
     ) -> Iterator[Solution]:  # fmt: skip
-        """As `sweep`, one solution at a time: only the last is kept for the next to start from."""
+        """As `sweep`, one solution at a time: of those handed out only the last may be kept.
+
+        A dozen budgets or more over 20 000 queries and more are prepared for together, before the
+        first solution comes: see docs/scale.md.
+        """
         values, declared = _listed(values), self._program
         # All of them first: a value that is no number stops the sweep before anything is solved.
         programs = list(
@@ -220,21 +236,27 @@ class Problem:
             else self._with_levels(what, values)
         )
         backend = get_solver(solver)
-        last: Solution | None = None
+        solutions = solve_programs(
+            [program for program in programs if isinstance(program, Program)], backend, **options
+        )
         for program in programs:
-            if isinstance(program, InfeasibleError):
-                yield make_solution(
-                    program.program or declared,
-                    solver=backend.name,
-                    seconds=0.0,
-                    allocation=None,
-                    infeasible=True,
-                    message=str(program),
-                )
+            if isinstance(program, Program):
+                # Heard while it solves, and not while the caller looks at what was found.
+                hears = listening() if backend.interruptible else nullcontext(Interrupt())
+                with hears as interrupt:
+                    solution = next(solutions)
+                yield solution
+                if interrupt.pressed:
+                    return
                 continue
-            solution = solve_program(program, backend, warm_start=last, **options)
-            last = solution if solution.allocation is not None else last
-            yield solution
+            yield make_solution(
+                program.program or declared,
+                solver=backend.name,
+                seconds=0.0,
+                allocation=None,
+                infeasible=True,
+                message=str(program),
+            )
 
     def _with_parameter(
         self, parameter: Parameter, values: Iterable[Any]

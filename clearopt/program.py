@@ -12,7 +12,7 @@ Plain arrays, float64, and no knowledge of the language before it or the solvers
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from clearopt.sums import accurate_sum
+from clearopt.sums import accurate_sum_of, times
 from clearopt.utilities import CostCurve, Utility
 from clearopt.validation import FloatArray
 
@@ -29,26 +29,93 @@ PIECE = 2**15  # queries
 Sense = Literal["<=", ">=", "=="]
 
 
+def gapless(index: slice | NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """The same entries as a slice where they follow each other without gaps."""
+    if isinstance(index, slice):
+        return index
+    first, size = int(index[0]) if index.size else 0, index.size
+    ends = size > 1 and int(index[-1]) - first == size - 1
+    if ends and bool((index[1:] > index[:-1]).all()):
+        return slice(first, first + size)
+    return index
+
+
+def positions(where: slice | NDArray[np.intp]) -> NDArray[np.intp]:
+    """The entries one by one."""
+    return np.arange(where.start, where.stop) if isinstance(where, slice) else where
+
+
+def count(where: slice | NDArray[np.intp]) -> int:
+    """How many entries there are."""
+    return int(where.stop - where.start) if isinstance(where, slice) else int(where.size)
+
+
 def _none() -> FloatArray:
     """A stand-in for an array that was not given; `Program` puts one of the right shape there."""
     return np.zeros(0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class UtilityBlock:
-    """One family applied to the queries at `index`: parameters and `index` have shape (m,)."""
+    """One family applied to the queries at `index`: parameters and `index` have shape (m,).
+
+    Queries without gaps are kept as a slice, `where`: that takes no memory, and taking them copies
+    nothing.
+
+    Args:
+        family: of m members.
+        index: (m,) the queries, or a slice of them with both ends given and no step.
+    """
 
     family: Utility
-    index: NDArray[np.intp]
+    where: slice | NDArray[np.intp]
+
+    def __init__(self, family: Utility, index: slice | NDArray[np.intp]) -> None:
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "where", gapless(index))
+
+    @property
+    def index(self) -> NDArray[np.intp]:
+        """(m,) the queries; made anew each time where they have no gaps."""
+        return positions(self.where)
+
+    @property
+    def size(self) -> int:
+        """m, how many queries it has."""
+        return count(self.where)
+
+    def part(self, members: slice) -> slice | NDArray[np.intp]:
+        """The queries of some members, a slice where it can be one."""
+        if isinstance(self.where, slice):
+            return slice(self.where.start + members.start, self.where.start + members.stop)
+        return self.where[members]
 
     @cached_property
-    def where(self) -> slice | NDArray[np.intp]:
-        """The same as `index`: a slice where it has no gaps, so that taking it copies nothing."""
-        first, size = int(self.index[0]) if self.index.size else 0, self.index.size
-        gapless = size > 1 and int(self.index[-1]) - first == size - 1
-        if gapless and bool((self.index[1:] > self.index[:-1]).all()):
-            return slice(first, first + size)
-        return self.index
+    def at_zero(self) -> FloatArray:
+        """U(0) of every member, (m,)."""
+        return np.asarray(self.family.value(np.zeros(self.index.size)))
+
+    def values(self, tokens: FloatArray, out: FloatArray) -> None:
+        """Write U of `tokens`, (n,), to `out`, (n,); where most have none, ask for the others."""
+        if self.index.size <= PIECE or not self.family.traceable:
+            self.evaluate(lambda family, at: family.value(at), tokens, out)
+            return
+        for start in range(0, self.index.size, PIECE):
+            part = slice(start, min(start + PIECE, self.index.size))
+            where = self.where
+            at = (
+                slice(where.start + part.start, where.start + part.stop)
+                if isinstance(where, slice)
+                else where[part]
+            )
+            held, family = tokens[at], self.family.take(part)
+            served = np.flatnonzero(held != 0)
+            if 2 * served.size > held.size:
+                out[at] = family.value(held)
+                continue
+            values = self.at_zero[part].copy()
+            values[served] = family.take(served).value(held[served])
+            out[at] = values
 
     def evaluate(self, question: Callable[[Utility, FloatArray], FloatArray],
                  tokens: FloatArray, out: FloatArray) -> None:  # fmt: skip
@@ -56,17 +123,13 @@ class UtilityBlock:
 
         Closed forms are asked in pieces that stay in the cache, whatever they need in between.
         """
-        where, size = self.where, self.index.size
+        where, size = self.where, self.size
         if size <= PIECE or not self.family.traceable:
             out[where] = question(self.family, tokens[where])
             return
         for start in range(0, size, PIECE):
             part = slice(start, min(start + PIECE, size))
-            at: slice | NDArray[np.intp]
-            if isinstance(where, slice):
-                at = slice(where.start + part.start, where.start + part.stop)
-            else:
-                at = where[part]
+            at = self.part(part)
             out[at] = question(self.family.take(part), tokens[at])
 
 
@@ -179,9 +242,22 @@ class Program:
         """How many queries there are."""
         return int(self.weight.shape[0])
 
+    def differs_in_levels_alone(self, other: Program) -> bool:
+        """Whether the two share every array but their right-hand sides (identity, not equality)."""
+        free = ("right_hand_side", "floor_levels", "constraints", "senses")
+        same = all(
+            getattr(self, f.name) is getattr(other, f.name)
+            for f in fields(self)
+            if f.name not in (*free, "offset", "minimize", "allocations", "objective_text")
+        )
+        rest = ("senses", "offset", "minimize")
+        return same and all(getattr(self, name) == getattr(other, name) for name in rest)
+
     @property
     def least(self) -> FloatArray:
         """(n,) the fewest tokens each query can have: 0 where semicontinuous."""
+        if not self.semicontinuous.any():
+            return self.lower
         return np.where(self.semicontinuous, 0.0, self.lower)
 
     @property
@@ -202,7 +278,7 @@ class Program:
         """U_i(b_i) for every query, (n,)."""
         values = np.zeros(self.n)
         for block in self.utilities:
-            block.evaluate(lambda family, at: family.value(at), tokens, values)
+            block.values(tokens, values)
         return values
 
     def marginal(self, tokens: FloatArray) -> FloatArray:
@@ -228,28 +304,45 @@ class Program:
 
     def activity(self, tokens: FloatArray) -> FloatArray:
         """The left-hand side of every row, (K,)."""
-        activity = self.rows @ tokens
+        activity = times(self.rows, tokens)
         if self.curve_rows.nnz:
             activity = activity + self.curve_rows @ self.curve_value(tokens)
         return activity
 
     def activity_size(self, tokens: FloatArray) -> FloatArray:
         """What the terms of every row add up to in size, (K,): the scale of its rounding."""
-        positive = self.rows.nnz == 0 or float(self.rows.data.min()) >= 0
-        size = (self.rows if positive else abs(self.rows)) @ np.abs(tokens)
+        if self.rows.nnz == 0 or float(self.rows.data.min()) >= 0:
+            held = tokens if float(tokens.min()) >= 0 else np.abs(tokens)
+            size = times(self.rows, held)
+        else:
+            size = abs(self.rows) @ np.abs(tokens)
         if self.curve_rows.nnz:
             size = size + abs(self.curve_rows) @ self.curve_value(tokens)
         return size
 
-    def gains(self, tokens: FloatArray, utilities: FloatArray | None = None) -> FloatArray:
-        """Each query's part of the objective, (n,); `utilities` where they are known already."""
-        gains = self.weight * (self.utility(tokens) if utilities is None else utilities)
-        if self.cost.any():
-            gains -= self.cost * tokens
-        if self.curve_cost.any():
-            gains = gains - self.curve_cost * self.curve_value(tokens)
-        return gains
-
     def objective(self, tokens: FloatArray, utilities: FloatArray | None = None) -> float:
         """The objective at an allocation; `utilities` where they are known already."""
-        return float(self.offset + accurate_sum(self.gains(tokens, utilities)))
+        gains = self._gains(tokens, utilities)
+        return float(self.offset + accurate_sum_of(self.n, gains))
+
+    def gains(self, tokens: FloatArray, utilities: FloatArray | None = None) -> FloatArray:
+        """Each query's part of the objective, (n,); `utilities` where they are known already."""
+        return self._gains(tokens, utilities)(slice(0, self.n))
+
+    def _gains(
+        self, tokens: FloatArray, utilities: FloatArray | None
+    ) -> Callable[[slice], FloatArray]:
+        """The gains of a stretch of queries, asked for a stretch at a time."""
+        known = self.utility(tokens) if utilities is None else utilities
+        curves = self.curve_value(tokens) if self.curve_cost.any() else None
+        paid = bool(self.cost.any())
+
+        def of(part: slice) -> FloatArray:
+            found = self.weight[part] * known[part]
+            if paid:
+                found -= self.cost[part] * tokens[part]
+            if curves is not None:
+                found -= self.curve_cost[part] * curves[part]
+            return found
+
+        return of

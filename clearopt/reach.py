@@ -7,6 +7,7 @@ from scipy import sparse
 
 from clearopt.errors import InfeasibleError
 from clearopt.program import Program
+from clearopt.sums import times
 from clearopt.validation import FloatArray
 
 
@@ -58,7 +59,7 @@ def _range(
         positive.eliminate_zeros()
         negative.eliminate_zeros()
         return positive @ low + negative @ high, positive @ high + negative @ low
-    return matrix @ low, matrix @ high
+    return times(matrix, low), times(matrix, high)
 
 
 def _check_floors(program: Program) -> None:

@@ -10,7 +10,6 @@ another, except the few that a price leaves undecided.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from clearopt.certificate import FEASIBILITY_TOLERANCE, check_feasibility, relative_gap
+from clearopt.deadline import Deadline, listening
 from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.problem import Problem
 from clearopt.program import Program
@@ -80,14 +80,20 @@ def solve(
         problem: this process's queries under one budget row, whose right-hand side is the budget
             of all processes together (or without a row). Each utility family is applied once.
         tolerance: relative gap up to which the result is `optimal`.
-        time_limit: seconds; afterwards the best price so far is allocated at.
+        time_limit: seconds; afterwards, or after Ctrl-C, the best price so far is allocated at.
         devices: as many of every process; all by default.
 
     Raises:
         UnsupportedProblemError: the problem is more than one plain budget row.
         DeclarationError: the processes declared different budgets, or use unequally many devices.
     """
-    started = time.perf_counter()
+    with listening():
+        return _solve(problem, tolerance, Deadline(time_limit), devices)
+
+
+def _solve(
+    problem: Problem, tolerance: float, deadline: Deadline, devices: Sequence[Any] | None
+) -> ShardedSolution:
     program = problem.program
     if not is_plain(program) or program.minimize:
         raise UnsupportedProblemError(NOT_PLAIN.format("sharded.solve"))
@@ -99,14 +105,13 @@ def solve(
     def keep(block: Block, found: FloatArray) -> None:
         tokens[block.index] = found
 
-    deadline = math.inf if time_limit is None else started + time_limit
     run = LargeRow(source, budget, deadline=deadline)
     try:
         found = run.solve(keep, exact=True)
     except Infeasible:
         return ShardedSolution(
             "infeasible", None, math.nan, -math.inf, math.nan, (math.nan, math.nan), math.nan,
-            source.size, run.passes, time.perf_counter() - started,
+            source.size, run.passes, deadline.spent,
             "the lower bounds alone cost more than the budget",
         )  # fmt: skip
     # Checked by each process in NumPy, and added up.
@@ -131,13 +136,13 @@ def solve(
         message = f"the allocation misses {where} and is withheld"
         return ShardedSolution(
             "feasible", None, math.nan, bound, found.price, found.price_interval, spent,
-            source.size, found.passes, time.perf_counter() - started, message,
+            source.size, found.passes, deadline.spent, message,
         )  # fmt: skip
     proven = relative_gap(objective, bound) <= max(tolerance, 1e-12)
     return ShardedSolution(
         "optimal" if proven else "feasible", counted(program, tokens), objective, bound,
         found.price, found.price_interval, spent, source.size, found.passes,
-        time.perf_counter() - started, message,
+        deadline.spent, message,
     )  # fmt: skip
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clearopt.bound_prices import price_multipliers
 from clearopt.certificate import Feasibility, relative_gap
-from clearopt.prices import Price
-from clearopt.program import Program
+from clearopt.deadline import Deadline
+from clearopt.marginal_values import marginal_multipliers
+from clearopt.prices import ByName, Price, by_name
+from clearopt.program import PIECE, Program
 from clearopt.validation import FloatArray
+
+_READING = 10.0  # seconds that reading a price for the first time may take
 
 Tokens = FloatArray | NDArray[np.int64]
 Status = Literal["optimal", "feasible", "infeasible", "unbounded", "unknown"]
@@ -55,8 +61,6 @@ class Solution:
     allocation: Tokens | None
     objective: float
     bound: float
-    prices: dict[str, Price]
-    marginal_values: dict[str, Price]
     utilities: FloatArray | None
     funded: NDArray[np.bool_] | None
     feasibility: Feasibility | None
@@ -67,6 +71,33 @@ class Solution:
     row_prices: FloatArray | None = field(default=None, repr=False)
     floor_prices: FloatArray | None = field(default=None, repr=False)
     tolerance: float = 1e-6
+
+    @cached_property
+    def prices(self) -> dict[str, Price]:
+        """By constraint name; worked out from `row_prices` and `floor_prices` when first read.
+
+        What bounds are worth is NaN where working it out takes too long: tens of thousands of rows.
+        """
+        multipliers = price_multipliers(
+            self.program, self.row_prices, self.floor_prices, Deadline(_READING)
+        )
+        return ByName() if multipliers is None else by_name(self.program, multipliers)
+
+    @cached_property
+    def marginal_values(self) -> dict[str, Price]:
+        """By constraint name; worked out from `allocation` when first read.
+
+        NaN where that takes too long: tens of thousands of rows.
+        """
+        if self.allocation is None:
+            return ByName()
+        tokens = np.asarray(self.allocation, dtype=np.float64)
+        return by_name(self.program, marginal_multipliers(self.program, tokens, Deadline(_READING)))
+
+    def stating(self, prices: dict[str, Price], marginal_values: dict[str, Price]) -> Self:
+        """This solution with what somebody (a file) says these are, instead of working them out."""
+        vars(self).update(prices=prices, marginal_values=marginal_values)
+        return self
 
     @property
     def gap(self) -> float:
@@ -100,12 +131,21 @@ class Solution:
         return "\n".join(lines)
 
 
-def counted(program: Program, tokens: FloatArray | None) -> Tokens | None:
-    """An allocation as users get it: integers where all tokens are counted whole."""
+def counted(
+    program: Program, tokens: FloatArray | None, *, in_place: bool = False
+) -> Tokens | None:
+    """An allocation as users get it: integers where all tokens are counted whole.
+
+    With `in_place` these stand where the tokens stood, which nobody may look at any more.
+    """
     if tokens is None or not program.integer.all():
         return tokens
+    whole = tokens.view(np.int64) if in_place else np.empty(tokens.shape, dtype=np.int64)
     with np.errstate(invalid="ignore"):  # a file may hold anything; its check comes after
-        return np.rint(tokens).astype(np.int64)
+        for start in range(0, tokens.size, PIECE):
+            part = slice(start, start + PIECE)
+            whole[part] = np.rint(tokens[part])
+    return whole
 
 
 def _show(price: Price) -> str:

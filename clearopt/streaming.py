@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from clearopt.allocation import Allocation
 from clearopt.certificate import FEASIBILITY_TOLERANCE, relative_gap
+from clearopt.deadline import Deadline, listening
 from clearopt.errors import DeclarationError, MissingExtraError, ScaleWarning
 from clearopt.files.families import family_class
 from clearopt.solve_table import RESULTS, families
@@ -34,6 +34,7 @@ from clearopt.solvers.dual.blocks import (
     Block,
     Columns,
     Group,
+    OneProcess,
     padded,
     stratified,
     traceable,
@@ -118,7 +119,7 @@ def solve_parquet(
         upper: most tokens of a query, where the table has no column for it or an empty cell.
         integer: whether tokens are counted whole.
         tolerance: relative gap up to which the result is `optimal`.
-        time_limit: seconds; afterwards the best price so far is allocated at.
+        time_limit: seconds; afterwards, or after Ctrl-C, the best price so far is allocated at.
         chunk: rows in memory at a time.
         force: replace `out` where it exists.
         verbose: print a line a pass; without it a terminal sees a status line.
@@ -128,7 +129,6 @@ def solve_parquet(
             (with its row, counted from 1), or `out` exists.
         MissingExtraError: polars is not installed.
     """
-    started = time.perf_counter()
     source_path, target = Path(path), Path(out)
     if not (isinstance(budget, int | float) and 0 <= budget < math.inf):
         raise DeclarationError(f"budget = {budget!r}: must be a number of at least 0")
@@ -136,9 +136,21 @@ def solve_parquet(
         raise DeclarationError(f"chunk = {chunk!r}: must be a whole number of rows, at least 1")
     _check_target(source_path, target, force)
     table = _Table(source_path, family, columns or {}, constants or {}, upper, integer)
-    source = ParquetSource(table, chunk)
     total = float(math.floor(budget + 1e-9)) if integer else float(budget)
-    deadline = math.inf if time_limit is None else started + time_limit
+    with listening():
+        return _solve(table, target, total, tolerance, Deadline(time_limit), chunk, verbose)
+
+
+def _solve(
+    table: _Table,
+    target: Path,
+    total: float,
+    tolerance: float,
+    deadline: Deadline,
+    chunk: int,
+    verbose: bool,
+) -> ParquetSolution:
+    source = ParquetSource(table, chunk)
     with Ticker("solve_parquet", verbose=verbose) as ticker:
         ticker.say(f"checking {table.rows} rows")
         source.check()
@@ -150,7 +162,7 @@ def solve_parquet(
                 nan = math.nan
                 return ParquetSolution(
                     "infeasible", nan, -math.inf, nan, (nan, nan), nan, table.rows, 0, run.passes,
-                    time.perf_counter() - started, None,
+                    deadline.spent, None,
                     "the lower bounds alone cost more than the budget",
                 )  # fmt: skip
             ticker.say(f"writing {target}")
@@ -159,7 +171,7 @@ def solve_parquet(
     return ParquetSolution(
         "optimal" if proven else "feasible", checked.objective, found.bound, found.price,
         found.price_interval, checked.spent, table.rows, checked.funded, found.passes,
-        time.perf_counter() - started, target, found.message,
+        deadline.spent, target, found.message,
     )  # fmt: skip
 
 
@@ -278,7 +290,9 @@ class _Table:
                 raise DeclarationError(f"table: weight[{k}] = {shown}: a weight is at least 0")
         except DeclarationError as error:
             raise self._told(error, start) from error
-        lower, high = box.lower, box.upper
+        # Numbers of their own: a view of one would keep the whole chunk in memory.
+        lower = box.lower if np.ndim(values.get("lower", 0.0)) else np.array(box.lower[0])
+        high = box.upper if np.ndim(upper) else np.array(box.upper[0])
         if self.integer:
             lower, high = np.ceil(lower), np.floor(high)
         return family, Columns(
@@ -286,8 +300,8 @@ class _Table:
             weight,
             np.zeros(()),
             np.ones(()),
-            lower if np.ndim(values.get("lower", 0.0)) else lower[:1].reshape(()),
-            high if np.ndim(upper) else high[:1].reshape(()),
+            np.asarray(lower),
+            np.asarray(high),
             np.array(True) if self.integer else None,
         )
 
@@ -300,18 +314,13 @@ class _Table:
         return DeclarationError(f"{self.path}: row {row}, column {column!r}: {found[3]}")
 
 
-class ParquetSource:
+class ParquetSource(OneProcess):
     """The rows of a table in chunks of `chunk`, each in blocks of `places`."""
 
-    sharding: Any = None
-    rank: int = 0
-
     def __init__(self, table: _Table, chunk: int, places: int | None = None) -> None:
-        self.table, self.chunk = table, chunk
         small = min(chunk, table.rows) < BLOCK
-        self.places = places or (SMALL_BLOCK if small else BLOCK)
-        self._all_valid = np.ones(self.places, dtype=np.bool_)
-        self._none = np.full(self.places, np.nan)
+        super().__init__(places or (SMALL_BLOCK if small else BLOCK))
+        self.table, self.chunk = table, chunk
         self._sample: list[tuple[Group, float]] = []
 
     @property
@@ -356,17 +365,6 @@ class ParquetSource:
 
     def sample(self, size: int) -> list[tuple[Group, float]]:
         return self._sample
-
-    def gathered(self, thing: Any) -> list[Any]:
-        return [thing]
-
-    def placed(self, taken: FloatArray) -> Any:
-        if taken.size == self.places:
-            return taken
-        return np.concatenate([taken, self._none[taken.size :]])
-
-    def nothing_taken(self, block: Block) -> Any:
-        return self._none
 
 
 def _flat(columns: Columns) -> list[NDArray[Any]]:

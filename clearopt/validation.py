@@ -17,13 +17,21 @@ from clearopt.errors import DeclarationError
 FloatArray = NDArray[np.float64]
 
 
-def as_float_array(value: ArrayLike, argument: str, *, allow_infinite: bool = False) -> FloatArray:
-    """A float64 copy of `value`, of zero or one dimension, without NaN (nor infinity)."""
+def as_float_array(
+    value: ArrayLike, argument: str, *, allow_infinite: bool = False, share: bool = False
+) -> FloatArray:
+    """A float64 copy of `value`, of zero or one dimension, without NaN (nor infinity).
+
+    With `share`, an array that nobody can write to any more is taken as it is.
+    """
     try:
         given = np.asarray(value)
         if given.dtype.kind not in "biufO" or value is None:  # text and complex would be converted
             raise TypeError("not real numbers")
-        array = np.array(given, dtype=np.float64)
+        if share and given.dtype == np.float64 and is_frozen(given):
+            array = given
+        else:
+            array = np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DeclarationError(
             f"{argument}: expected a number or a one-dimensional array of numbers, "
@@ -37,6 +45,16 @@ def as_float_array(value: ArrayLike, argument: str, *, allow_infinite: bool = Fa
     if not allow_infinite:
         require(array, np.isfinite(array), argument, "must be finite")
     return array
+
+
+def is_frozen(array: NDArray[Any]) -> bool:
+    """Whether an array, and whatever it is a view of, is marked as read-only (or is bytes)."""
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        if memory.flags.writeable:
+            return False
+        memory = memory.base
+    return memory is None or isinstance(memory, bytes)
 
 
 def require(

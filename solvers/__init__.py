@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -22,18 +22,14 @@ from clearopt.errors import (
 )
 from clearopt.program import Program
 from clearopt.solution import Solution
-from clearopt.solvers.base import (
-    ALL_FEATURES,
-    Backend,
-    Feature,
-    SolveOptions,
-    features_of,
-    is_installed,
-)
+from clearopt.solvers.auto import Auto, Choice, choose
+from clearopt.solvers.base import ALL_FEATURES, Backend, Feature, SolveOptions, is_installed
+from clearopt.solvers.capabilities import advice, features_of, missing_features
 
 __all__ = [
     "ALL_FEATURES",
     "Backend",
+    "Choice",
     "Feature",
     "SolveOptions",
     "SolverInfo",
@@ -41,15 +37,22 @@ __all__ = [
     "available_solvers",
     "features_of",
     "get_solver",
+    "refuse_unsupported",
     "solve_program",
+    "solve_programs",
 ]
 
 _BUILT_IN: Mapping[str, str] = {
     "dual": "clearopt.solvers.dual:Dual",
     "scip": "clearopt.solvers.scip:Scip",
     "highs": "clearopt.solvers.highs:Highs",
+    "ortools": "clearopt.solvers.ortools:OrTools",
+    "dp": "clearopt.solvers.dp:DynamicProgramming",
     "cvxpy": "clearopt.solvers.cvxpy:Cvxpy",
+    "scipy": "clearopt.solvers.scipy:Scipy",
     "price": "clearopt.solvers.price:Price",
+    "greedy": "clearopt.solvers.greedy:Greedy",
+    "proportional": "clearopt.solvers.proportional:Proportional",
     "uniform": "clearopt.solvers.uniform:Uniform",
     "time-share": "clearopt.solvers.time_share:TimeShare",
 }
@@ -82,21 +85,42 @@ class SolverTable(Mapping[str, SolverInfo]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def choose(self, problem: Any) -> Choice:
+        """Which of them `solver="auto"` takes for a `Problem` or `Program`; prints as the reason.
+
+        Raises:
+            UnsupportedProblemError: none that is installed can take it.
+        """
+        program: Program = getattr(problem, "program", problem)
+        return choose(program, self.values())
+
     def __repr__(self) -> str:
         width = max(len(name) for name in self)
         lines = [f"{'solver':<{width}}  installed  certifies  what it is"]
         for info in self.values():
             installed = "yes" if info.installed else "no"
             hint = "" if info.installed else f"  (install: {info.install})"
-            lines.append(
-                f"{info.name:<{width}}  {installed:<9}  {info.certifies:<9}  {info.summary}{hint}"
-            )
+            lines += [
+                f"{info.name:<{width}}  {installed:<9}  {info.certifies:<9}  {info.summary}{hint}",
+                f"{'':<{width}}  {_taken(info.supports)}",
+            ]
         reached = importlib.import_module("clearopt.solvers.pyomo").installed_names()
-        lines.append(
+        lines += [
             "and, through Pyomo, any solver it reaches as 'pyomo:NAME'; installed: "
-            + (", ".join(reached) or "none  (install: pip install 'clearopt[pyomo]')")
-        )
+            + (", ".join(reached) or "none  (install: pip install 'clearopt[pyomo]')"),
+            'solver="auto" takes the first that proves most of a problem',
+        ]
         return "\n".join(lines)
+
+
+def _taken(supports: frozenset[Feature]) -> str:
+    """What a back-end takes, in the shorter of two ways."""
+    lacking = sorted(ALL_FEATURES - supports)
+    if not lacking:
+        return "takes every problem"
+    if len(lacking) < len(supports):
+        return f"takes every problem, but not: {', '.join(lacking)}"
+    return f"takes one budget row{''.join(f', {feature}' for feature in sorted(supports))}"
 
 
 def available_solvers() -> SolverTable:
@@ -119,6 +143,8 @@ def get_solver(solver: str | Backend) -> Backend:
     """The back-end of that name, ready to solve; an instance is handed back as it is."""
     if isinstance(solver, Backend):
         backend = solver
+    elif solver == Auto.name:
+        backend = Auto()
     elif isinstance(solver, type) and issubclass(solver, Backend):
         raise UnknownSolverError(
             f"solver = {solver.__name__}: give its name, or an instance, {solver.__name__}()"
@@ -128,7 +154,7 @@ def get_solver(solver: str | Backend) -> Backend:
     elif isinstance(solver, str) and (solver in _BUILT_IN or solver in _names()):
         backend = _load(solver)
     else:
-        known = ", ".join(repr(name) for name in [*_names(), "pyomo:NAME"])
+        known = ", ".join(repr(name) for name in [*_names(), Auto.name, "pyomo:NAME"])
         raise UnknownSolverError(f"unknown solver {solver!r}; known are {known}")
     if not backend.is_available():
         missing = [module for module in backend.modules if not is_installed(module)]
@@ -141,24 +167,56 @@ def get_solver(solver: str | Backend) -> Backend:
 
 def solve_program(program: Program, backend: Backend, **options: Any) -> Solution:
     """Check that the back-end can take the program and the options, then solve."""
-    missing = sorted(features_of(program) - backend.supports)
-    if missing:
-        able = [info.name for info in available_solvers().values() if set(missing) <= info.supports]
-        raise UnsupportedProblemError(
-            f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
-            f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
-        )
+    refuse_unsupported(program, backend)
+    return backend.solve(program, _options(backend, options))
+
+
+def solve_programs(
+    programs: Sequence[Program], backend: Backend, **options: Any
+) -> Iterator[Solution]:
+    """The same for programs much like one another, which may be solved together."""
+    known: Program | None = None
+    for program in programs:
+        if known is None or not program.differs_in_levels_alone(known):
+            refuse_unsupported(program, backend)
+            known = program
+    return backend.solve_each(programs, _options(backend, options))
+
+
+def _options(backend: Backend, given: dict[str, Any]) -> SolveOptions:
+    options = dict(given)
     common = {key: options.pop(key) for key in list(options) if key in _COMMON_OPTIONS}
     unknown = sorted(set(options) - backend.own_options)
-    if unknown:
+    if unknown and not isinstance(backend, Auto):  # which asks the back-end that it chooses
         known = sorted({*_COMMON_OPTIONS, *backend.own_options})
         raise UnsupportedProblemError(
             f"solver {backend.name!r} has no option {unknown[0]!r}; it has {', '.join(known)}"
         )
-    return backend.solve(program, SolveOptions(**common, extra=options))
+    return SolveOptions(**common, extra=options)
 
 
-_COMMON_OPTIONS = ("tolerance", "time_limit", "seed", "threads", "verbose", "warm_start")
+def refuse_unsupported(program: Program, backend: Backend) -> None:
+    """Raise `UnsupportedProblemError` where the program has a feature the back-end cannot take."""
+    missing = sorted(missing_features(program, backend.supports))
+    if missing:
+        raise UnsupportedProblemError(_refusal(program, backend, missing))
+
+
+def _refusal(program: Program, backend: Backend, missing: list[Feature]) -> str:
+    """Which capability is missing, who has all that this program needs, and what to write."""
+    needed = features_of(program)
+    able = [info.name for info in available_solvers().values() if needed <= info.supports]
+    text = (
+        f"solver {backend.name!r} cannot take {' and '.join(missing)}; "
+        f"{', '.join(repr(name) for name in able) or 'no registered solver'} can"
+    )
+    instead = advice(program, missing)
+    return f"{text}; {instead}" if instead else text
+
+
+_COMMON_OPTIONS = (
+    "tolerance", "time_limit", "seed", "threads", "verbose", "warm_start", "on_progress",
+)  # fmt: skip
 
 
 def _names() -> list[str]:

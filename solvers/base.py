@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args
-
-import numpy as np
 
 from clearopt.errors import DeclarationError
 from clearopt.program import Program
@@ -20,17 +19,30 @@ Feature = Literal[
     "negative coefficients",
     "equality rows",
     "accuracy floors",
+    "fractional tokens",
     "whole tokens",
     "semicontinuous tokens",
     "choices",
     "cost curves",
+    "at-least rows",
+    "mixed charges",
+    "fractional mixed charges",
+    "measured curves",
+    "functions without a formula",
+    "no upper bound",
 ]
 ALL_FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """The options every back-end understands alike, and `extra` for its own."""
+    """The options every back-end understands alike, and `extra` for its own.
+
+    `on_progress(seconds, objective, bound)` is called now and then by back-ends that can tell how
+    far they have come: seconds since they began, then the best objective (NaN before there is
+    one) and bound (infinite before there is one) so far, with the signs of `Solution`. What it is
+    told is the solver's own word, not checked; it must not raise.
+    """
 
     tolerance: float = 1e-6
     time_limit: float | None = None
@@ -38,6 +50,7 @@ class SolveOptions:
     threads: int = 1
     verbose: bool = False
     warm_start: Solution | None = None
+    on_progress: Callable[[float, float, float], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +76,11 @@ class SolveOptions:
             raise DeclarationError(
                 f"warm_start = {self.warm_start!r}: must be a Solution of an earlier solve, or None"
             )
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise DeclarationError(
+                f"on_progress = {self.on_progress!r}: must be a function of (seconds, objective, "
+                "bound), or None"
+            )
 
 
 class Backend(ABC):
@@ -71,21 +89,24 @@ class Backend(ABC):
     Attributes:
         name: how it is asked for.
         summary: one line for `co.solvers()`.
-        supports: the features of a program it can take; a plain program needs none.
+        supports: the features of a program it can take (`capabilities` says what each of them
+            is); a plain program needs none. A program with another is refused before any work.
         certifies: "optimum" (allocation and bound), "bound" (a valid bound, no proof that its
             allocation is best), or "nothing".
         modules: packages it imports when it solves; probed without importing.
         extra: the extra of clearopt that installs them.
         own_options: names of the extra options it accepts.
+        interruptible: Ctrl-C ends its solve with what was found (see `clearopt.deadline`).
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    supports: ClassVar[frozenset[Feature]] = frozenset()
+    supports: ClassVar[frozenset[Feature]] = frozenset({"fractional tokens"})
     certifies: ClassVar[Literal["optimum", "bound", "nothing"]] = "nothing"
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
     own_options: ClassVar[frozenset[str]] = frozenset()
+    interruptible: ClassVar[bool] = False
 
     def is_available(self) -> bool:
         """Whether every package it needs is installed; never imports one, never raises."""
@@ -95,6 +116,17 @@ class Backend(ABC):
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         """Solve a program whose features are all in `supports`."""
 
+    def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
+        """Solve one program after another, each started from the one before.
+
+        For a back-end that can do better where the programs differ in right-hand sides alone.
+        """
+        last = options.warm_start
+        for program in programs:
+            solution = self.solve(program, replace(options, warm_start=last))
+            last = solution if solution.allocation is not None else last
+            yield solution
+
 
 def is_installed(module: str) -> bool:
     """Whether `module` can be imported, found out without importing it."""
@@ -102,25 +134,3 @@ def is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def features_of(program: Program) -> frozenset[Feature]:
-    """What a back-end must support to take this program."""
-    found: set[Feature] = set()
-    if program.rows.shape[0] > 1:
-        found.add("several rows")
-    if any(m.nnz and m.data.min() < 0 for m in (program.rows, program.curve_rows)):
-        found.add("negative coefficients")
-    if np.any(program.sense_array == "=="):
-        found.add("equality rows")
-    if program.floors.shape[0]:
-        found.add("accuracy floors")
-    if program.integer.any():
-        found.add("whole tokens")
-    if program.semicontinuous.any():
-        found.add("semicontinuous tokens")
-    if np.any(program.choice >= 0):
-        found.add("choices")
-    if program.has_curves:
-        found.add("cost curves")
-    return frozenset(found)

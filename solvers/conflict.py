@@ -12,7 +12,6 @@ a back-end that can prove it, with the utilities as they are.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clearopt.deadline import Deadline
 from clearopt.program import ConstraintGroup, Program
 from clearopt.solvers.elastic import Nearest, Selection, measure, meets_discretely
 from clearopt.solvers.exact_conflict import Exact, restricted, towards_floor, towards_row
@@ -159,8 +159,10 @@ def find_conflict(
         proves nothing: without `exact` the conflict may lie in the shape of the utilities, or time
         ran out.
     """
-    deadline = time.perf_counter() + time_limit
-    search = _Search(program, time.perf_counter() + _SEARCH * time_limit)
+    deadline = Deadline(time_limit)
+    if deadline.over:
+        return None
+    search = _Search(program, deadline.part(_SEARCH))
     found = search.smallest(search.meets)
     if found is not None:
         return search.describe(found, measure, deadline, ())
@@ -205,7 +207,7 @@ class _Search:
     These are the atoms: numbers 0, 1, ... in the order rows, floors, bounds.
     """
 
-    def __init__(self, program: Program, deadline: float) -> None:
+    def __init__(self, program: Program, deadline: Deadline) -> None:
         self.program, self.deadline = program, deadline
         self.groups = _groups(program)
         rows, floors = program.rows.shape[0], program.floors.shape[0]
@@ -259,8 +261,7 @@ class _Search:
         if box.gap.any():
             return True, keep
         part = restricted(self.program, self.selection(keep), box.lower, box.upper)
-        soon = time.perf_counter() + _ONE_PROOF * max(self.deadline - time.perf_counter(), 0.0)
-        return exact.is_empty(part, soon), keep
+        return exact.is_empty(part, self.deadline.part(_ONE_PROOF)), keep
 
     def smallest(self, test: _Test) -> _Found | None:
         """The smaller of the conflicts that two orders of leaving out end in; None without one."""
@@ -271,10 +272,10 @@ class _Search:
         counts = np.bincount(self.owner[involved], minlength=len(self.groups))
         # Constraints of many entries first, and then the last declared.
         order = sorted(range(len(self.groups)), key=lambda g: (-counts[g], -g))
-        started = time.perf_counter()
+        before = self.deadline.spent
         found = self._thin(test, involved, order)
-        now = time.perf_counter()
-        if found.count(self.owner) <= 2 or now + 2 * (now - started) > self.deadline:
+        took = self.deadline.spent - before
+        if found.count(self.owner) <= 2 or 2 * took > self.deadline.left:
             return found
         other = self._thin(test, involved, order[::-1])
         better = other.irreducible and other.count(self.owner) < found.count(self.owner)
@@ -320,7 +321,7 @@ class _Search:
         self,
         found: _Found,
         nearest: Callable[..., Nearest],
-        deadline: float,
+        deadline: Deadline,
         discrete: tuple[str, ...],
     ) -> Conflict:
         keep, box, selection = found.atoms, self.box(found.atoms), self.selection(found.atoms)
@@ -331,7 +332,7 @@ class _Search:
             members.setdefault(self._member(int(atom), whole=g in found.as_whole), []).append(atom)
         members = dict(sorted(members.items(), key=lambda item: self.owner[item[1][0]]))
 
-        def misses(elastic: BoolArray, until: float) -> FloatArray:
+        def misses(elastic: BoolArray, until: Deadline) -> FloatArray:
             """(atoms,) by how much each is missed where only these may be."""
             exact = {} if discrete else {"exactly": True}
             answer = nearest(box, selection, until, elastic=elastic, **exact)
@@ -347,9 +348,9 @@ class _Search:
                 missed[last] = box.gap.max()
         elif len(members) <= _ADVISED:
             for member, atoms in members.items():
-                if atoms[0] < self.bounds_from and time.perf_counter() < deadline:
-                    until = 0.5 * (time.perf_counter() + deadline)
-                    relief[member] = float(misses(np.isin(chosen, atoms), until).sum())
+                if atoms[0] < self.bounds_from and not deadline.over:
+                    elastic = np.isin(chosen, atoms)
+                    relief[member] = float(misses(elastic, deadline.part(0.5)).sum())
         return Conflict(
             members=tuple(members),
             missed_by=MappingProxyType({m: float(missed[a].sum()) for m, a in members.items()}),
@@ -359,7 +360,7 @@ class _Search:
             irreducible=found.irreducible,
         )
 
-    def describe_exactly(self, found: _Found, deadline: float, exact: Exact) -> Conflict:
+    def describe_exactly(self, found: _Found, deadline: Deadline, exact: Exact) -> Conflict:
         """Of what only an exact solver sees: how far each member alone would have to give way."""
         members: dict[Member, list[int]] = {}
         for atom in np.flatnonzero(found.atoms):
@@ -369,9 +370,9 @@ class _Search:
         relief = {}
         for member, atoms in members.items():
             alone = len(atoms) == 1 and atoms[0] < self.bounds_from
-            if not alone or len(members) > _ADVISED or time.perf_counter() > deadline:
+            if not alone or len(members) > _ADVISED or deadline.over:
                 continue
-            until = 0.5 * (time.perf_counter() + deadline)
+            until = deadline.part(0.5)
             relief[member] = self._relief(found.atoms, int(atoms[0]), until, exact)
         return Conflict(
             members=tuple(members),
@@ -382,7 +383,7 @@ class _Search:
             irreducible=found.irreducible,
         )
 
-    def _relief(self, keep: BoolArray, atom: int, until: float, exact: Exact) -> float:
+    def _relief(self, keep: BoolArray, atom: int, until: Deadline, exact: Exact) -> float:
         """How far the others together stay away from what one row or floor asks; 0 if unknown."""
         others = keep.copy()
         others[atom] = False
@@ -438,7 +439,7 @@ _Test = Callable[[BoolArray], tuple[bool | None, BoolArray]]
 class _Filter:
     """Leaves atoms out, for good where the others still conflict without them."""
 
-    def __init__(self, test: _Test, deadline: float) -> None:
+    def __init__(self, test: _Test, deadline: Deadline) -> None:
         self.test, self.deadline = test, deadline
         self.complete = True  # nothing was kept for want of time, or of a clear answer
 
@@ -449,7 +450,7 @@ class _Filter:
         for unit in units:
             if not (keep & unit).any():
                 continue
-            if time.perf_counter() > self.deadline:
+            if self.deadline.over:
                 self.complete = False
                 break
             trial = keep & ~unit
@@ -466,7 +467,7 @@ class _Filter:
         while size > 1 and spent < _HALVINGS:
             left = atoms[keep[atoms]]
             for start in range(0, left.size, size):
-                if spent >= _HALVINGS or time.perf_counter() > self.deadline:
+                if spent >= _HALVINGS or self.deadline.over:
                     return keep
                 trial = keep.copy()
                 trial[left[start : start + size]] = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +26,7 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.choices import Choices
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.in_cost import InCost, in_cost
+from clearopt.solvers.progress import listener
 from clearopt.solvers.relaxation import (
     Envelope,
     concave_envelope,
@@ -48,7 +50,7 @@ class Cvxpy(Backend):
 
     name = "cvxpy"
     summary = "concave-envelope relaxation (LP), then rounding"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"mixed charges", "fractional mixed charges"}
     certifies = "bound"
     modules = ("cvxpy",)
     extra = "cvxpy"
@@ -70,7 +72,8 @@ class Cvxpy(Backend):
         run = _Run(cvxpy_solver, options, deadline)
         seen = _in_cost(program)
         envelope = concave_envelope(seen.program, seen.lower, seen.upper)
-        relaxed = _relax(seen.program, envelope, run)
+        heard = listener(program, options, started)
+        relaxed = _relax(seen.program, envelope, run, heard=heard)
         tokens = None
         if relaxed.tokens is not None and program.has_curves:
             tokens = repair(program, seen.tokens(relaxed.tokens), time_limit=_finite(run.left))
@@ -112,13 +115,7 @@ def _in_cost(program: Program) -> InCost:
             f"query {int(np.argmax(np.isinf(upper)))} has no upper bound, and none follows from "
             "the rows; with cost curves 'cvxpy' needs one: give Allocation(..., upper=...)"
         )
-    seen = in_cost(program, lower, upper)
-    if seen.program.has_curves:
-        raise UnsupportedProblemError(
-            "solver 'cvxpy' cannot charge a query both its tokens and its cost curve; 'dual' and "
-            "'scip' can"
-        )
-    return seen
+    return in_cost(program, lower, upper)
 
 
 def _chosen_solver(options: SolveOptions) -> str:
@@ -222,11 +219,12 @@ def _relax(
     cuts: _Tangents | None = None,
     *,
     worth: float = -math.inf,
+    heard: Callable[[float, float], None] | None = None,
 ) -> _Relaxed:
     """Cutting planes: solve, evaluate the dual function at the multipliers, cut, repeat.
 
     `cuts` are tangents known from an earlier relaxation and still valid in this one. A bound below
-    `worth` ends it.
+    `worth` ends it. `heard` is told every bound.
     """
     no_price = np.zeros(program.rows.shape[0]), np.zeros(program.floors.shape[0])
     best = _Relaxed(_dual(program, envelope, *no_price), *no_price)
@@ -249,6 +247,8 @@ def _relax(
             break
         last = best.row_prices, best.floor_prices
         best.improve(program, envelope, point.row_prices, point.floor_prices)
+        if heard is not None:
+            heard(-math.inf, best.bound)
         best.tokens = point.tokens
         reached = envelope.value(point.tokens)
         gains = program.weight * reached - program.cost * point.tokens

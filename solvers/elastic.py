@@ -12,7 +12,6 @@ unless a mixed-integer program is asked for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.solvers.tangents import Allowed, BoolArray, Box, Indices, Point
 from clearopt.validation import FloatArray
@@ -365,7 +365,7 @@ class _Assembled:
 def measure(
     box: Box,
     selection: Selection,
-    deadline: float,
+    deadline: Deadline,
     *,
     elastic: BoolArray | None = None,
     exactly: bool = False,
@@ -375,7 +375,7 @@ def measure(
     Args:
         box: the bounds; tangents that are needed are added to it.
         selection: the rows and floors that must be met.
-        deadline: on the clock of `time.perf_counter`.
+        deadline: when to give up.
         elastic: which of the selection may be missed, rows first; all of it by default.
         exactly: go on adding tangents until the misses no longer change, and not only until it is
             known whether there are any.
@@ -386,14 +386,13 @@ def measure(
         return _answer(selection, bool(box.gap.any()), np.inf if box.gap.any() else 0.0)
     latest, margin = _answer(selection, None, 0.0), 0.0 if exactly else 1.0
     for _ in range(_ROUNDS):
-        left = deadline - time.perf_counter()
-        if left <= 0:
+        if deadline.over:
             break
         assembled = _Assembled(box, selection, elastic, discrete=False)
-        solved = _solve(assembled, left, margin)
+        solved = _solve(assembled, deadline.left, margin)
         if solved is not None and margin and not solved.proven and solved.missed > TOLERANCE:
             margin = 0.0
-            solved = _solve(assembled, deadline - time.perf_counter(), margin)
+            solved = _solve(assembled, deadline.left, margin)
         if solved is None:
             break
         if solved.x is None:
@@ -471,7 +470,7 @@ def _solve(assembled: _Assembled, time_limit: float, margin: float) -> _Solved |
 
 
 def meets_discretely(
-    box: Box, selection: Selection, deadline: float, *, elastic: BoolArray | None = None
+    box: Box, selection: Selection, deadline: Deadline, *, elastic: BoolArray | None = None
 ) -> Nearest:
     """As `measure`, with whole tokens, least amounts and choices: a mixed-integer program.
 
@@ -479,7 +478,7 @@ def meets_discretely(
     nothing may be missed; with `elastic` the misses are measured and nothing is proven.
     """
     count = selection.rows.size + selection.floors.size
-    left = deadline - time.perf_counter()
+    left = deadline.left
     if box.gap.any() or count == 0:
         return _answer(selection, bool(box.gap.any()), np.inf if box.gap.any() else 0.0)
     if left <= 0:

@@ -12,16 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.solvers.elastic import Selection
 from clearopt.validation import FloatArray
 
 
 class Exact(NamedTuple):
-    """What an exact solver can say of a program, given a deadline of `time.perf_counter`."""
+    """What an exact solver can say of a program until a deadline."""
 
-    is_empty: Callable[[Program, float], bool | None]  # None: not in the time
-    bound: Callable[[Program, float], float]  # a rigorous bound on its objective; infinite if none
+    is_empty: Callable[[Program, Deadline], bool | None]  # None: not in the time
+    bound: Callable[
+        [Program, Deadline], float
+    ]  # a rigorous bound on its objective; infinite if none
 
 
 def restricted(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.pieces import Pieces, count_of, first_pieces, multiple_choice
+from clearopt.solvers.progress import listener
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
 from clearopt.validation import FloatArray
@@ -52,7 +54,7 @@ class Highs(Backend):
 
     name = "highs"
     summary = "piecewise-linear MILP, refined until its error is below the tolerance"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"fractional mixed charges", "no upper bound"}
     certifies = "optimum"
     modules = ("highspy",)
     own_options = frozenset({"formulation"})
@@ -76,7 +78,7 @@ class Highs(Backend):
         seen = _in_cost(program)
         deadline = math.inf if options.time_limit is None else started + options.time_limit
         pieces, formulation = _formulated(seen, wanted)
-        run = _Run(program, seen, pieces, options, deadline)
+        run = _Run(program, seen, pieces, options, deadline, listener(program, options, started))
         run.offer(program.least)
         run.offer(None if options.warm_start is None else options.warm_start.allocation)
         run.refine()
@@ -147,6 +149,7 @@ class _Run:
     pieces: Pieces
     options: SolveOptions
     deadline: float
+    heard: Callable[[float, float], None] | None = None
     tokens: FloatArray | None = None
     value: float = -math.inf
     bound: float = math.inf
@@ -202,7 +205,23 @@ class _Run:
         return model.solve(
             whole=whole, tolerance=tolerance, time_limit=self.left, seed=self.options.seed,
             verbose=self.options.verbose, known=known,
+            listen=None if self.heard is None else self._listen,
         )  # fmt: skip
+
+    def _listen(self, bound: float, size: float, amount: FloatArray | None) -> None:
+        """What HiGHS has come to in the middle of a program: told, and not otherwise used."""
+        if self.heard is None:
+            return
+        value = self.value
+        if amount is not None:
+            tokens = self.seen.tokens(amount)
+            if check_feasibility(self.program, tokens).ok:
+                value = max(value, self.program.objective(tokens))
+        self.heard(value, min(self.bound, self._raised(bound, size)))
+
+    def _raised(self, bound: float, size: float) -> float:
+        """HiGHS's bound as one of the program's, with a margin for its tolerances."""
+        return self.program.offset + bound + _BOUND_MARGIN * (abs(bound) + size)
 
     def _heard(self, answer: Answer) -> bool:
         """Take over a bound and an allocation; False where there is nothing to go on with."""
@@ -212,8 +231,7 @@ class _Run:
             self.message = "HiGHS proved that no allocation satisfies every constraint"
             return False
         if math.isfinite(answer.bound):
-            raised = answer.bound + _BOUND_MARGIN * (abs(answer.bound) + answer.size)
-            self.bound = min(self.bound, self.program.offset + raised)
+            self.bound = min(self.bound, self._raised(answer.bound, answer.size))
         if answer.amount is not None:
             self.error = math.fsum(self._excess(answer)[1])
         if answer.amount is not None and (answer.whole or not self.rounded):
@@ -221,6 +239,8 @@ class _Run:
             # Two thirds of the time are HiGHS's, whatever a repair may take.
             left = None if math.isinf(self.left) else max(0.3 * self.left, 0.05)
             self.offer(repair(self.program, self.seen.tokens(answer.amount), time_limit=left))
+        if self.heard is not None:
+            self.heard(self.value, self.bound)
         if answer.status == "time limit":
             self.message = "HiGHS stopped at the time limit"
             return False

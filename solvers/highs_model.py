@@ -9,8 +9,9 @@ their query's peak and rows in units of their own size: HiGHS's tolerances are a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import highspy
 import numpy as np
@@ -27,6 +28,7 @@ _ALL = 1e-6  # shares this close to 1 are all of it
 _CHOSEN = 1e-7  # shares below this are none
 
 Indices = NDArray[np.intp]
+Listener = Callable[[float, float, FloatArray | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +203,7 @@ class Model:
         seed: int,
         verbose: bool,
         known: FloatArray | None,
+        listen: Listener | None = None,
     ) -> Answer:
         """Solve it, or its continuous relaxation.
 
@@ -211,6 +214,8 @@ class Model:
             seed: of its random choices.
             verbose: whether HiGHS writes its log.
             known: (n,) amounts of a feasible allocation, to start from.
+            listen: called during branch and bound with the bound, the size of the objective, and
+                the amounts (n,) of a new best solution or None.
         """
         model = quiet()
         model.setOptionValue("output_flag", verbose)
@@ -228,13 +233,32 @@ class Model:
         model.passModel(self._linear_program(whole))
         if whole and known is not None:
             self._start(model, known)
+        if whole and listen is not None:
+            self._tell(model, listen)
         model.run()
         if whole and known is not None and not self._is_consistent(model):
             # Seen in HiGHS 1.16: the start's own columns beside a better objective.
             left = time_limit - model.getRunTime()
             return self.solve(whole=whole, tolerance=tolerance, time_limit=left, seed=seed,
-                              verbose=verbose, known=None)  # fmt: skip
+                              verbose=verbose, known=None, listen=listen)  # fmt: skip
         return self._answer(model, whole)
+
+    def _tell(self, model: highspy.Highs, listen: Listener) -> None:
+        """Have HiGHS call `listen` at its log lines and at better solutions."""
+
+        def called(kind: Any, message: str, data: Any, back: Any, user: Any) -> None:
+            bound = -float(data.mip_dual_bound) * self.size
+            if not math.isfinite(bound) or abs(bound) >= 1e29 * self.size:
+                return
+            value = np.asarray(data.mip_solution, dtype=np.float64)
+            new = int(kind) == int(_IMPROVED) and value.shape == (self.columns,)
+            amount = self._read(np.maximum(value, 0.0))[0] if new else None
+            # Of a bound alone, the margin is taken of its own size.
+            listen(bound, abs(bound), amount)
+
+        model.setCallback(called, None)
+        for kind in (_IMPROVED, highspy.cb.kCallbackMipLogging):
+            model.startCallback(kind)
 
     def _is_consistent(self, model: highspy.Highs) -> bool:
         """Whether the solution returned is worth what HiGHS says it is."""
@@ -354,6 +378,7 @@ def _counts_whole(program: Program) -> NDArray[np.bool_]:
     return counts
 
 
+_IMPROVED = highspy.cb.kCallbackMipImprovingSolution
 _STATUS = {
     highspy.HighsModelStatus.kOptimal: "optimal",
     highspy.HighsModelStatus.kInfeasible: "infeasible",

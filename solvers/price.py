@@ -13,7 +13,6 @@ from typing import ClassVar
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.errors import UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, Feature, SolveOptions
@@ -28,7 +27,16 @@ class Price(Backend):
     name = "price"
     summary = "price search alone, as in the paper: a bound, and the budget not used up (baseline)"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("negative coefficients", "whole tokens", "semicontinuous tokens", "cost curves")
+        (
+            "negative coefficients",
+            "at-least rows",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "cost curves",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "bound"
     modules = ("jax",)
@@ -41,11 +49,6 @@ class Price(Backend):
         try:
             seen = view(program)
             queries = separate(seen)
-            if queries.grid is not None:
-                raise UnsupportedProblemError(
-                    f"solver {self.name!r} cannot charge a query both its tokens and its cost "
-                    "curve; 'dual' and 'scip' can"
-                )
             row, sign = one_row_program(seen.program, queries)
             relaxation = relax(row, queries.lower, queries.upper, start=guess_price(row))
             bound = program.offset + relaxation.bound

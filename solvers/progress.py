@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
+
+from clearopt.program import Program
+from clearopt.solvers.base import SolveOptions
 
 _PATIENCE = 1.0  # seconds before anything is shown: short solves stay silent
 _INTERVAL = 0.2  # seconds between updates of the status line
@@ -17,11 +22,19 @@ class Ticker:
     Args:
         solver: named in front of every line.
         verbose: print log lines to standard output instead, terminal or not.
+        heard: called with every (objective, bound) that `tell` is told.
     """
 
-    def __init__(self, solver: str, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        solver: str,
+        *,
+        verbose: bool = False,
+        heard: Callable[[float, float], None] | None = None,
+    ) -> None:
         self._solver = solver
         self._verbose = verbose
+        self._heard = heard
         self._started = time.perf_counter()
         self._due = self._started + (0.0 if verbose else _PATIENCE)
         self._status: Any = None
@@ -40,6 +53,8 @@ class Ticker:
 
     def tell(self, nodes: int, objective: float, bound: float) -> None:
         """How far the search has come; cheap enough to call at every node."""
+        if self._heard is not None:
+            self._heard(objective, bound)
         if time.perf_counter() < self._due:
             return
         gap = (bound - objective) / max(abs(bound), abs(objective), 1e-300)
@@ -66,3 +81,33 @@ class Ticker:
             self._status = console.status(text)
             self._status.start()
         self._status.update(text)
+
+
+def listener(
+    program: Program, options: SolveOptions, started: float, *, offset: float = 0.0
+) -> Callable[[float, float], None] | None:
+    """What hands a search's own (value, bound) on to `options.on_progress`; None without one.
+
+    The search maximises the program's own objective; a call in which neither number is better
+    than before is not handed on.
+
+    Args:
+        program: for its sense.
+        options: of the solve.
+        started: `time.perf_counter()` when it began.
+        offset: added to both numbers; `program.offset` where the search leaves that out.
+    """
+    tell = options.on_progress
+    if tell is None:
+        return None
+    best, least = -math.inf, math.inf
+
+    def heard(value: float, bound: float) -> None:
+        nonlocal best, least
+        if not (value > best or bound < least):
+            return
+        best, least = max(best, value), min(least, bound)
+        objective = program.sign * (offset + best) if math.isfinite(best) else math.nan
+        tell(time.perf_counter() - started, objective, program.sign * (offset + least))
+
+    return heard

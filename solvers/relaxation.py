@@ -122,7 +122,8 @@ def _asked_for(program: Program, lower: FloatArray, upper: FloatArray) -> FloatA
         of = program.sense_array[bent.row]
         wanted = (of == "==") | ((of == ">=") == (bent.data > 0))
         asked[bent.col[wanted]] = np.inf
-    np.maximum.at(asked, entries.col[asking], np.nan_to_num(alone[asking], nan=np.inf))
+    alone = np.where(np.isnan(alone), np.inf, alone)
+    np.maximum.at(asked, entries.col[asking], alone[asking])
     asked[entries.col[sense == "=="]] = np.inf  # tokens may have to balance those of others
     return asked
 

@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from clearopt.certificate import check_feasibility
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.validation import FloatArray
 
@@ -24,11 +25,12 @@ def repair(
     Args:
         program: the program.
         tokens: (n,) a point near the feasible set.
-        time_limit: seconds for each of the small linear programs that may be needed.
+        time_limit: seconds for the small linear programs that may be needed.
 
     Returns:
         An allocation whose violations are at most those `check_feasibility` allows, or None.
     """
+    deadline = Deadline(time_limit)
     program = _settled(program, tokens)
     lower = np.where(program.integer, np.ceil(program.lower - 1e-9), program.lower)
     upper = np.where(program.integer, np.floor(program.upper + 1e-9), program.upper)
@@ -41,7 +43,9 @@ def repair(
         scaled = _scale_down(program, moved, lower)
         return None if scaled is None else refill(program, scaled)
     for _ in range(_PROJECTIONS):
-        projected = _project(program, moved, lower, upper, time_limit)
+        if deadline.over:
+            break
+        projected = _project(program, moved, lower, upper, deadline)
         if projected is None:
             break
         moved = projected
@@ -111,7 +115,7 @@ def _project(
     tokens: FloatArray,
     lower: FloatArray,
     upper: FloatArray,
-    time_limit: float | None,
+    deadline: Deadline,
 ) -> FloatArray | None:
     """The cheapest step, in the objective's own slope, to the rows and the linearised floors.
 
@@ -151,8 +155,8 @@ def _project(
         "primal_feasibility_tolerance": 1e-10,
         "dual_feasibility_tolerance": 1e-10,
     }
-    if time_limit is not None:
-        options["time_limit"] = max(time_limit, 0.01)
+    if deadline.limited:
+        options["time_limit"] = max(deadline.left, 0.01)
     answer = linprog(
         np.concatenate([price, price]),
         A_ub=both[0] if both[0].shape[0] else None,

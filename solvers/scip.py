@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.parts import Parts, parts_of
+from clearopt.solvers.progress import listener
 from clearopt.solvers.pyomo_model import build_model, set_point, steps_meant
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
@@ -69,7 +71,7 @@ class Scip(Backend):
 
     name = "scip"
     summary = "global MINLP branch and bound, through Pyomo"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"functions without a formula", "no upper bound"}
     certifies = "optimum"
     modules = ("pyomo", "pyscipopt")
     extra = "scip"
@@ -94,6 +96,12 @@ class Scip(Backend):
             set_point(model, own.program, start, parts)
             interface.starts = True
         spent = time.perf_counter() - started
+        report = listener(program, options, started)
+        if report is not None:
+            # SCIP's own word, in the original units; what it found is mended and checked after.
+            interface.heard = lambda value, bound: report(
+                own.bound(value, 0.0), own.bound(bound, _BOUND_MARGIN)
+            )
         results = run_scip(interface, model, options, spent)
         if interface.handler is not None and interface.handler.failure is not None:
             raise interface.handler.failure
@@ -191,6 +199,7 @@ def released_interface() -> Any:
         parts: Parts | None = None
         handler: Any = None
         starts = False
+        heard: Callable[[float, float], None] | None = None
 
         def _create_solver_model(self, model: Any, config: Any) -> tuple[Any, ...]:
             scip_model, *rest = super()._create_solver_model(model, config)
@@ -206,6 +215,8 @@ def released_interface() -> Any:
                     scip_model.setSolVal(solution, known, variable.value)
                 scip_model.setSolVal(solution, self._obj_var, pyo.value(model.total))
                 scip_model.addSol(solution)
+            if self.heard is not None:
+                _listen(scip_model, self.heard)
             return (_OutsideLock(scip_model), *rest)
 
     return Released()
@@ -236,6 +247,31 @@ def _start(program: Program, own: Scaled, options: SolveOptions) -> FloatArray |
         if check_feasibility(program, candidate).ok and program.objective(candidate) > value:
             best, value = candidate, program.objective(candidate)
     return None if best is None else best / own.tokens
+
+
+def _listen(scip_model: Any, heard: Callable[[float, float], None]) -> None:
+    """Have SCIP tell its incumbent and bound at every better solution and every node."""
+    from pyscipopt import SCIP_EVENTTYPE, Eventhdlr
+
+    kinds = (SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.NODESOLVED)
+
+    class Listening(Eventhdlr):  # type: ignore[misc]  # comes without types
+        def eventinit(self) -> None:
+            for kind in kinds:
+                self.model.catchEvent(kind, self)
+
+        def eventexit(self) -> None:
+            for kind in kinds:
+                self.model.dropEvent(kind, self)
+
+        def eventexec(self, event: Any) -> None:
+            value, bound = self.model.getPrimalbound(), self.model.getDualbound()
+            heard(
+                float(value) if abs(value) < self.model.infinity() else -math.inf,
+                float(bound) if abs(bound) < self.model.infinity() else math.inf,
+            )
+
+    scip_model.includeEventhdlr(Listening(), "clearopt", "tells how far the search has come")
 
 
 def _tokens(program: Program, model: Any, results: Any) -> FloatArray | None:

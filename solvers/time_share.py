@@ -7,14 +7,14 @@ serves fewer, properly. Which ones is left to chance (`seed`).
 from __future__ import annotations
 
 import time
+from typing import ClassVar
 
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.errors import UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
-from clearopt.solvers.base import Backend, SolveOptions
+from clearopt.solvers.base import Backend, Feature, SolveOptions
 from clearopt.solvers.relaxation import implied_bounds
 from clearopt.validation import FloatArray
 
@@ -25,20 +25,20 @@ _FINE = 32
 
 
 class TimeShare(Backend):
-    """A random subset at the common cap of greatest expected total; certifies nothing."""
+    """A random subset at the common cap of greatest expected total; certifies nothing.
+
+    A >= row asks for tokens, which serving a random share cannot promise.
+    """
 
     name = "time-share"
     summary = "a random share of the queries at the best common cap (baseline)"
-    supports = frozenset({"whole tokens"})
+    supports: ClassVar[frozenset[Feature]] = frozenset(
+        ("fractional tokens", "whole tokens", "measured curves", "functions without a formula")
+    )
     certifies = "nothing"
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         started = time.perf_counter()
-        if np.any(program.sense_array != "<="):
-            raise UnsupportedProblemError(
-                f"solver {self.name!r} takes one budget row, <=; a >= row asks for tokens, which "
-                "serving a random share cannot promise"
-            )
         lower, upper = implied_bounds(program)
         charge, budget = _budget(program)
         left = budget - float(charge @ lower)

@@ -13,6 +13,7 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, Feature, SolveOptions
 from clearopt.solvers.relaxation import implied_bounds
+from clearopt.solvers.scaling_up import largest_that_fits, whole_where_asked
 from clearopt.validation import FloatArray
 
 
@@ -22,7 +23,18 @@ class Uniform(Backend):
     name = "uniform"
     summary = "the same cap for every query (baseline)"
     supports: ClassVar[frozenset[Feature]] = frozenset(
-        ("several rows", "whole tokens", "semicontinuous tokens", "cost curves")
+        (
+            "several rows",
+            "at-least rows",
+            "fractional tokens",
+            "whole tokens",
+            "semicontinuous tokens",
+            "cost curves",
+            "mixed charges",
+            "fractional mixed charges",
+            "measured curves",
+            "functions without a formula",
+        )
     )
     certifies = "nothing"
 
@@ -57,24 +69,6 @@ def common_cap(program: Program) -> FloatArray | None:
     """
 
     def under(cap: float) -> FloatArray:
-        tokens = np.clip(cap, program.lower, program.upper)
-        tokens = np.where(program.semicontinuous & (cap < program.lower), 0.0, tokens)
-        return np.where(program.integer, np.floor(tokens + 1e-9), tokens)
+        return whole_where_asked(program, np.clip(cap, program.least, program.upper))
 
-    limits = program.sense_array == "<="
-
-    def fits(cap: float) -> bool:
-        charged = program.activity(under(cap))
-        return bool(np.all(charged[limits] <= program.right_hand_side[limits]))
-
-    high = float(program.upper.max())
-    if fits(high):
-        return under(high)
-    low = float(program.least.min())
-    if not fits(low):
-        return None
-    while True:  # to the last bit: the cap is monotone, a hundred halvings at most
-        middle = 0.5 * (low + high)
-        if not low < middle < high:
-            return under(low)
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    return largest_that_fits(program, under, float(program.least.min()), float(program.upper.max()))

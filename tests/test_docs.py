@@ -40,6 +40,7 @@ def test_no_page_escapes():
         "declare.md",
         "derivatives.md",
         "solvers.md",
+        "testing.md",
         "utilities.md",
     }
     for page in PAGES:

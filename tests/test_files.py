@@ -50,6 +50,8 @@ def assert_same(first, second, where="it"):
             assert_same(
                 getattr(first, field.name), getattr(second, field.name), f"{where}.{field.name}"
             )
+        for name in ("prices", "marginal_values") if isinstance(first, co.Solution) else ():
+            assert_same(getattr(first, name), getattr(second, name), f"{where}.{name}")
     elif isinstance(first, tuple | list):
         assert len(first) == len(second), where
         for k, pair in enumerate(zip(first, second, strict=True)):
@@ -178,11 +180,12 @@ def test_no_field_is_forgotten():
         "name", "kind", "first", "count", "labels", "scalar", "unlimited", "bounds", "text",
     }  # fmt: skip
     assert names(BoundEntries) == {"query", "factor", "level", "sense"}
-    assert names(UtilityBlock) == names(CurveBlock) == {"family", "index"}
+    assert names(UtilityBlock) == {"family", "where"}  # `index`, as a slice where it can be one
+    assert names(CurveBlock) == {"family", "index"}
     assert names(co.Solution) == {
-        "status", "program", "allocation", "objective", "bound", "prices", "marginal_values",
-        "utilities", "funded", "feasibility", "solver", "seconds", "message", "statistics",
-        "row_prices", "floor_prices", "tolerance",
+        "status", "program", "allocation", "objective", "bound", "utilities", "funded",
+        "feasibility", "solver", "seconds", "message", "statistics", "row_prices", "floor_prices",
+        "tolerance",
     }  # fmt: skip
 
 

@@ -84,3 +84,23 @@ def test_families_of_several_allocations_are_laid_end_to_end():
     assert compiled.allocations == (("second", 3), ("first", 2))
     assert compiled.rows.toarray().tolist() == [[0, 0, 0, 1, 1]]
     assert sorted(np.concatenate([b.index for b in compiled.utilities])) == list(range(N))
+
+
+def test_an_array_changed_after_the_declaration_changes_nothing():
+    scale, view = np.full(N, 0.8), np.full(N, 30.0)
+    upper = view[:]
+    upper.setflags(write=False)  # read-only, but of memory that can be written to
+    tokens = co.Allocation(N, upper=upper)
+    compiled = program(co.sum(co.CumulativeSurge(scale, 5.0, 0.1)(tokens)))
+    scale[0], view[0] = 0.1, 1.0
+    assert compiled.utilities[0].family.scale[0] == 0.8
+    assert compiled.upper[0] == 30.0
+
+
+def test_an_array_that_nobody_can_write_to_is_not_copied():
+    scale = np.full(N, 0.8)
+    scale.setflags(write=False)
+    compiled = program(co.sum(co.CumulativeSurge(scale, 5.0, 0.1)(co.Allocation(N, upper=30))))
+    assert np.shares_memory(compiled.utilities[0].family.scale, scale)
+    assert compiled.utilities[0].where == slice(0, N)
+    assert compiled.utilities[0].index.tolist() == list(range(N))

@@ -166,7 +166,7 @@ def test_a_value_that_nothing_satisfies_is_an_entry_of_a_sweep():
 )
 def test_a_value_of_the_wrong_kind_stops_a_sweep_before_it_solves(what, values, monkeypatch):
     problem, level, _ = swept()
-    monkeypatch.setattr("clearopt.problem.solve_program", lambda *_, **__: pytest.fail("solved"))
+    monkeypatch.setattr("clearopt.problem.solve_programs", lambda *_, **__: pytest.fail("solved"))
     with pytest.raises(co.DeclarationError):
         problem.sweep(level if what == "level" else what, values)
     assert level.value == 60.0

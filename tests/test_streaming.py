@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 
 import clearopt as co
+from clearopt.deadline import NEVER
 from clearopt.solvers.dual.large_program import solve_large
+from clearopt.streaming import _Table
 
 N = 5_000
 
@@ -35,7 +37,7 @@ def in_memory(frame, *, integer):
     accuracy = co.CumulativeSurge(*columns)(tokens)
     gain = frame["value"].to_numpy() @ accuracy
     program = co.Problem(co.Maximize(gain), [co.sum(tokens) <= 70_000]).program
-    found = solve_large(program, deadline=np.inf, start=None, tell=lambda what: None, exact=True)
+    found = solve_large(program, deadline=NEVER, start=None, tell=lambda what: None, exact=True)
     return program, found
 
 
@@ -135,3 +137,15 @@ def test_lower_bounds_above_the_budget_are_infeasible(table, tmp_path):
     assert result.status == "infeasible"
     assert result.path is None
     assert not out.exists()
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_what_is_kept_of_a_chunk_does_not_hold_on_to_all_of_it(table, integer):
+    read = _Table(table, "CumulativeSurge", {}, {}, 4096.0, integer)
+    _, columns = read.read(0, 1_000)
+    kept = columns.take(np.arange(3)).full(3)
+    for array in (*kept.parameters, *(c for c in kept[1:] if c is not None)):
+        memory = array
+        while memory.base is not None:
+            memory = memory.base
+        assert memory.size <= 3

@@ -193,7 +193,10 @@ def _check(
         model.utilities(features[:few]), few, _budget(fraction, ample_cap, few), settings.longest
     )
     with narrator.waiting("comparing solvers"):
-        comparison = co.compare(problem, solvers=CHECKERS, time_limit=settings.check_seconds)
+        # A dozen queries, in this process: others would import every solver anew.
+        comparison = co.compare(
+            problem, solvers=CHECKERS, time_limit=settings.check_seconds, isolated=False
+        )
     narrator.text(str(comparison))
     return tuple(
         {key: _finite(value) for key, value in row.items()} for row in comparison.to_dicts()

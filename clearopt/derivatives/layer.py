@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,11 @@ from clearopt.derivatives.implicit import Conditions
 from clearopt.derivatives.inputs import Inputs, Names, completed
 from clearopt.derivatives.lines import Lines
 from clearopt.derivatives.local import Local
+from clearopt.derivatives.price_search import Found
 from clearopt.derivatives.relaxed import Relaxed
-from clearopt.errors import DeclarationError
+from clearopt.derivatives.saddle_point import SaddlePoint
+from clearopt.derivatives.separate_rows import obstacle
+from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solvers import Backend, get_solver, solve_program
 
@@ -27,7 +30,15 @@ if TYPE_CHECKING:
 _REMEMBERED = 4  # solves kept for a second question about them
 
 
-def differentiable(problem: Problem, solver: str | Backend = "dual", **options: Any) -> Layer:
+PriceSearch = Literal["auto", "jax", "solver"]
+
+
+def differentiable(
+    problem: Problem,
+    solver: str | Backend = "dual",
+    price_search: PriceSearch = "auto",
+    **options: Any,
+) -> Layer:
     """The problem as pure JAX functions of its numbers.
 
         layer = co.differentiable(problem)
@@ -36,13 +47,40 @@ def differentiable(problem: Problem, solver: str | Backend = "dual", **options: 
 
     Args:
         problem: as declared; the numbers it has now are the layer's defaults.
-        solver: the back-end that solves it, in a callback, whenever a function is evaluated.
+        solver: the back-end that solves it, in a callback, whenever value or allocation are
+            evaluated.
+        price_search: where the prices of `dual_value` are found: "jax", compiled and batched, for
+            continuous tokens, utilities in closed form and rows that share no query; "solver", in
+            a callback; "auto", in JAX where the problem is such a one.
         options: as in `Problem.solve`.
 
     Raises:
-        UnsupportedProblemError: a utility cannot be traced by JAX.
+        UnsupportedProblemError: a utility cannot be traced by JAX, or `price_search` is "jax" and
+            the problem is not of that kind; says why.
     """
-    return Layer(problem.program, get_solver(solver), options)
+    if price_search not in ("auto", "jax", "solver"):
+        raise DeclarationError(
+            f"differentiable: price_search = {price_search!r}: must be 'auto', 'jax' or 'solver'"
+        )
+    return Layer(problem.program, get_solver(solver), options, price_search)
+
+
+class Relaxation(NamedTuple):
+    """What is bought at the best prices, (n,) each, in tokens but for `share`.
+
+    A query that is indifferent there buys `many` with probability `share` and else `few`; the
+    others buy `many` = `few`. The rows are met in expectation, and the expected utilities are
+    `share * U(many) + (1 - share) * U(few)`.
+    """
+
+    many: Any
+    few: Any
+    share: Any
+
+    @property
+    def tokens(self) -> Any:
+        """(n,) tokens in expectation; they meet the rows."""
+        return self.share * self.many + (1.0 - self.share) * self.few
 
 
 class Layer:
@@ -50,18 +88,26 @@ class Layer:
 
     Each function takes `inputs`, a nested dictionary like `layer.inputs` of which any part may be
     left out (then the problem's own numbers stand there), and works under `jax.grad`, `jax.jvp`,
-    `jax.jit` and `jax.vmap`, for first derivatives. They compute in float64 and have to be called
+    `jax.jit` and `jax.vmap`, for first derivatives; where prices are found in JAX, `dual_value`,
+    `prices` and `relaxed` for higher ones too. They compute in float64 and have to be called
     where JAX has it: within `jax.enable_x64(True)`, or with `jax_enable_x64` set.
 
-    Numbers that no problem can have (a negative rate, NaN) raise; numbers that leave nothing
-    feasible give NaN.
+    Numbers that no problem can have (a negative rate, NaN) raise, or give NaN where prices are
+    found in JAX and the numbers are traced; numbers that leave nothing feasible give NaN.
 
     Attributes:
         inputs: the problem's own numbers, NumPy arrays by name (`derivatives.inputs` lists them).
         queries: by family, the positions (m,) of its queries in the allocation.
+        not_in_jax: why prices are not found in JAX, None where they are.
     """
 
-    def __init__(self, program: Program, backend: Backend, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        backend: Backend,
+        options: dict[str, Any],
+        price_search: PriceSearch = "auto",
+    ) -> None:
         self._names = Names(program)
         self._backend, self._options = backend, dict(options)
         if "engine" in backend.own_options:
@@ -75,7 +121,14 @@ class Layer:
             self._lines = Lines(self._names)
             self._conditions = Conditions(program, self._lines)
             jax.eval_shape(self._lines.utility_slope, jnp.zeros(program.n), self.inputs)
+        self.not_in_jax: str | None = "price_search is 'solver'"
+        if price_search != "solver":
+            self.not_in_jax = obstacle(program)
+        if price_search == "jax" and self.not_in_jax is not None:
+            raise UnsupportedProblemError(self._needs_jax("price_search = 'jax'"))
         self._sign = sign = program.sign
+        if self.not_in_jax is None:
+            self._saddle_point = SaddlePoint(self._names, self._lines)
         self._dual_value = _differentiated(
             self._at_prices, lambda found: sign * found.value, self._dual_change
         )
@@ -94,7 +147,43 @@ class Layer:
         the Lagrangian's at what is bought at them; where a query is indifferent between two
         purchases, at the mixture of both that meets the limits.
         """
-        return self._dual_value(self._complete(inputs))
+        completed_inputs = self._complete(inputs)
+        if self.not_in_jax is not None:
+            return self._dual_value(completed_inputs)
+        return self._sign * self._found(completed_inputs).value
+
+    def prices(self, inputs: Inputs | None = None) -> dict[str, Any]:
+        """The best prices, by constraint as `inputs["right_hand_side"]`, as `Solution.prices`.
+
+        Raises:
+            UnsupportedProblemError: prices are not found in JAX; their derivative is not known.
+        """
+        completed_inputs = self._complete(inputs)
+        if self.not_in_jax is not None:
+            raise UnsupportedProblemError(self._needs_jax("prices"))
+        price = self._saddle_point.row_prices(self._found(completed_inputs))
+        return {
+            group.name: price[group.rows].reshape(
+                np.shape(self.inputs["right_hand_side"][group.name])
+            )
+            for group in self._names.program.constraints
+            if group.name in self.inputs["right_hand_side"]
+        }
+
+    def relaxed(self, inputs: Inputs | None = None) -> Relaxation:
+        """What is bought at the best prices; who is indifferent there, with a share.
+
+        Its derivative is that of the conditions that prices and purchases obey: the indifferent
+        stay indifferent, the rows met, the other marginal utilities at their price.
+
+        Raises:
+            UnsupportedProblemError: prices are not found in JAX.
+        """
+        completed_inputs = self._complete(inputs)
+        if self.not_in_jax is not None:
+            raise UnsupportedProblemError(self._needs_jax("relaxed"))
+        found = self._found(completed_inputs)
+        return Relaxation(found.many, found.few, found.share)
 
     def value(self, inputs: Inputs | None = None) -> Any:
         """The objective at the best allocation, ().
@@ -128,6 +217,21 @@ class Layer:
             )
         given = completed(inputs, self.inputs)
         return jax.tree.map(_fitted, given, self.inputs)
+
+    def _found(self, inputs: Inputs) -> Found:
+        """The saddle point found in JAX; numbers that are known are checked as the solver would."""
+        leaves, structure = jax.tree.flatten(inputs)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            self._names.program_with(jax.tree.unflatten(structure, map(np.asarray, leaves)))
+        found: Found = self._saddle_point.found(inputs)
+        return found
+
+    def _needs_jax(self, what: str) -> str:
+        return (
+            f"derivatives: {what} needs prices that are found in JAX, for continuous tokens, "
+            "utilities in closed form and rows that share no query; here they are not: "
+            f"{self.not_in_jax}"
+        )
 
     # ------------------------------------------------------------------ solving
     def _at_optimum(self, inputs: Inputs) -> Local:

@@ -8,6 +8,7 @@ where, not an answer that is wrong.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from clearopt import __version__
@@ -15,6 +16,7 @@ from clearopt.errors import DeclarationError
 from clearopt.files.archive import FORMAT, VERSION, Archive, file_path, read, write
 from clearopt.files.program import program_parts, read_program
 from clearopt.files.solution import read_solution, solution_parts
+from clearopt.prices import ByName
 from clearopt.problem import Problem
 from clearopt.program import Program
 from clearopt.solution import Solution
@@ -104,6 +106,27 @@ def load_solution(path: str | os.PathLike[str]) -> Solution:
     if archive.one_of("content", _CONTENTS) != "solution":
         archive.fail("this file holds a problem: use load_program, or clearopt.load and solve it")
     return read_solution(archive)
+
+
+def save_answer(solution: Solution, path: str | os.PathLike[str]) -> None:
+    """Write a solution without its program, for `load_answer` where that is at hand.
+
+    Unlike `save_solution` it takes any program: prices by name, whose labels may be anything, are
+    left out and made anew when it is read.
+    """
+    header, arrays = solution_parts(replace(solution).stating(ByName(), ByName()))
+    write(file_path(path), _opening("answer") | {"solution": header}, arrays)
+
+
+def load_answer(path: str | os.PathLike[str], program: Program) -> Solution:
+    """The solution that `save_answer` wrote, checked against `program`.
+
+    Raises:
+        DeclarationError: as `load`; also where the program contradicts the solution.
+    """
+    archive = read(path)
+    archive.one_of("content", ("answer",))
+    return replace(read_solution(archive, program))  # whose prices are made when they are read
 
 
 def _opening(content: str) -> dict[str, Any]:

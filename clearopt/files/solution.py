@@ -19,6 +19,7 @@ from clearopt.files.archive import Archive, Arrays, Fields
 from clearopt.files.program import read_program, written_labels
 from clearopt.files.values import NotWritableError, encode
 from clearopt.prices import ByName, Price
+from clearopt.program import Program
 from clearopt.solution import STATUS_MEANING, Solution, counted
 
 _UNSTATED = 1e-6  # the tolerance of files that do not say theirs: what `solve` takes unless told
@@ -96,13 +97,13 @@ def _plain(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def read_solution(archive: Archive) -> Solution:
-    """The solution in a file, and its program.
+def read_solution(archive: Archive, program: Program | None = None) -> Solution:
+    """The solution in a file, and its program, which the file may leave to `program`.
 
     Raises:
         DeclarationError: as `read_program`, and where the program contradicts the solution.
     """
-    program = read_program(archive)
+    program = read_program(archive) if program is None else program
     entries = archive.nested("solution")
     status = entries.one_of("status", STATUS_MEANING)
     lengths = {"row_prices": program.rows.shape[0], "floor_prices": program.floors.shape[0]}
@@ -131,8 +132,6 @@ def read_solution(archive: Archive) -> Solution:
         program=program,
         objective=entries.number("objective"),
         bound=entries.number("bound"),
-        prices=_read_prices(archive, entries, "prices"),
-        marginal_values=_read_prices(archive, entries, "marginal_values"),
         feasibility=feasibility
         if found["allocation"] is None
         else check_feasibility(program, found["allocation"]),
@@ -142,6 +141,9 @@ def read_solution(archive: Archive) -> Solution:
         statistics=entries.mapping("statistics"),
         tolerance=tolerance,
         **found,
+    ).stating(
+        _read_prices(archive, entries, "prices"),
+        _read_prices(archive, entries, "marginal_values"),
     )
     _check_solution(entries, solution)
     if status != "optimal" or solution.gap <= max(tolerance, ROUNDING_GAP) + _RECOMPUTED:

@@ -54,12 +54,15 @@ class Utility(Family, ABC):
         smooth: whether its concave part bends everywhere; False where it is straight in places,
             where demand jumps at a price.
         counts_tokens: whether amounts are tokens, so that whole ones are whole numbers.
+        always_stationary: whether, at prices above 0, the stationary excess held within bounds is
+            as good as the upper bound itself, also where there is none: a closed form is.
     """
 
     traceable: ClassVar[bool] = True
     s_shaped: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
     counts_tokens: ClassVar[bool] = True
+    always_stationary: ClassVar[bool] = False
 
     def __call__(self, tokens: Expression) -> Expression:
         """Apply to an allocation, or to a part of it: the vector of its queries' utilities."""
@@ -159,6 +162,8 @@ class Utility(Family, ABC):
         upper: Any,
         integer: Any = None,
         least: Any = None,
+        *,
+        saturated: bool = False,
     ) -> BestResponse:
         """The global maximiser of weight * U(b) - price * b over [lower, upper], elementwise.
 
@@ -166,7 +171,9 @@ class Utility(Family, ABC):
         whole amounts and so is the answer: on the concave part a whole maximiser stands next to
         the continuous one, on the convex part at its lower end. With `least`, amounts strictly
         between 0 and `least` are not to be had: where `lower` is 0, it is nothing, or at least
-        that (semicontinuous; `least` is 0 elsewhere).
+        that (semicontinuous; `least` is 0 elsewhere). With `saturated` the caller vouches for
+        prices of at least 0, for no upper bound past saturation (but for rounding), and for one
+        amount alone where the weight is 0: that may save a look at the upper bound.
         """
         xp = namespace_of(lower)
         positive = weight > 0
@@ -187,7 +194,8 @@ class Utility(Family, ABC):
             above = xp.where(integer, xp.minimum(self.whole_after(below), upper), tokens)
             for whole in (below, above):
                 candidates.append((whole, xp.where(integer, self.excess_of(whole), excess)))
-        candidates.append((upper, excess_high))
+        if not (saturated and self.always_stationary):
+            candidates.append((upper, excess_high))
 
         best_tokens = best_gain = best_utility = None
         for amount, at in candidates:

@@ -134,7 +134,9 @@ def checked_parameters(
     Raises:
         DeclarationError: naming the parameter, the first offending entry and its value.
     """
-    checked = {key: as_float_array(value, f"{name}: {key}") for key, value in given.items()}
+    checked = {
+        key: as_float_array(value, f"{name}: {key}", share=True) for key, value in given.items()
+    }
     for key, (sense, meaning) in rules.items():
         array = checked[key]
         holds = array >= 0 if sense == ">=" else array > 0

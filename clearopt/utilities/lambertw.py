@@ -5,8 +5,9 @@ traced, in JAX (which has no Lambert W). SciPy's complex routine is off by 1e-6 
 point x = -1/e and some fifty times slower.
 
 Method: a starting value good to a few 1e-4, then iterations of Fritsch, Shafer and Crowley (1973),
-each of fourth order; near the branch point, where that iteration loses digits, the series in
-p = sqrt(2 (e x + 1)) of Corless et al. (1996, eq. 4.22 to 4.25).
+each of fourth order (for the lower branch the first of them in single precision); near the branch
+point, where that iteration loses digits, a series: in p = sqrt(2 (e x + 1)), of Corless et al.
+(1996, eq. 4.22 to 4.25), or in the root of the logarithm where that is what is given.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _INV_E_HIGH = 0.36787944117144233
 _INV_E_LOW = -1.2428753672788363e-17
 _SERIES_RADIUS = 0.25  # below this |p|, 22 terms leave less than one rounding error
 _SERIES_TERMS = 22
+_LOG_SERIES_RADIUS = 0.3  # below this q, 15 terms leave less than one rounding error
+_LOG_SERIES_TERMS = 15
 
 
 def _branch_point_coefficients(terms: int) -> tuple[float, ...]:
@@ -83,17 +86,28 @@ def lower_from_log(delta: Any) -> Any:
     """
     xp = namespace_of(delta)
     delta = xp.maximum(delta, 0.0)
-    p = xp.sqrt(-2.0 * xp.expm1(-delta))
-    near = p < _SERIES_RADIUS
-    safe = xp.where(near, 1.0, delta)
-    # Barry et al. (2000), relative error 2.5e-4 for moderate arguments; far out, t ~ L + log(L).
-    root = xp.sqrt(safe)
-    correction = 0.3361 * root / math.sqrt(2.0) / (1.0 - 0.0042 * safe * xp.exp(-0.0201 * root))
-    start = 1.0 + safe + 2.0 / 0.3361 * (1.0 - 1.0 / (1.0 + correction))
-    t = xp.where(safe > 100.0, 1.0 + safe + xp.log(1.0 + safe), start)
-    for _ in range(2):
-        t = -_fritsch(-t, (t - 1.0) - xp.log(t) - safe)
-    return xp.where(near, -_polynomial(_COEFFICIENTS, -xp.minimum(p, _SERIES_RADIUS)), t)
+    q = xp.sqrt(2.0 * delta)
+    near = q < _LOG_SERIES_RADIUS
+    endless = delta > 1e30  # t is delta to full precision, and single precision may overflow
+    safe = xp.where(near | endless, 1.0, delta)
+    t = xp.asarray(_lower_start(xp, safe.astype(xp.float32)), dtype=safe.dtype)
+    t = -_fritsch(-t, (t - 1.0) - xp.log(t) - safe)
+    series = _polynomial(_LOG_COEFFICIENTS, xp.minimum(q, _LOG_SERIES_RADIUS))
+    return xp.where(near, series, xp.where(endless, delta, t))
+
+
+def _lower_start(xp: ModuleType, delta: Any) -> Any:
+    """`lower_from_log` to single precision, in single precision: that costs a fraction.
+
+    Barry et al. (2000), relative error 2.5e-4 for moderate arguments (far out, t ~ L + log(L)), and
+    one step of fourth order.
+    """
+    root = xp.sqrt(delta)
+    correction = (0.3361 / math.sqrt(2.0)) * root
+    correction = correction / (1.0 - 0.0042 * delta * xp.exp(-0.0201 * root))
+    start = 1.0 + delta + (2.0 / 0.3361) * (1.0 - 1.0 / (1.0 + correction))
+    t = xp.where(delta > 100.0, 1.0 + delta + xp.log(1.0 + delta), start)
+    return -_fritsch(-t, (t - 1.0) - xp.log(t) - delta)
 
 
 def lower(x: Any) -> Any:
@@ -117,4 +131,18 @@ def _fritsch(w: Any, z: Any) -> Any:
     return w * (1.0 + r * (1.0 + r / (2.0 * (one_plus_w + 2.0 / 3.0 * z) - 2.0 * r)))
 
 
+def _log_coefficients(terms: int) -> tuple[float, ...]:
+    """Coefficients a_k of t = sum_k a_k q^k for t - log(t) = 1 + q^2 / 2.
+
+    From (t - 1) dt/dq = q t; the series converges up to |q| = 2 sqrt(pi).
+    """
+    a = [1.0, 1.0]
+    for k in range(2, terms):
+        # The coefficients of q^k on both sides, the terms with a_k on the left.
+        inner = math.fsum(a[j] * (k + 1 - j) * a[k + 1 - j] for j in range(2, k))
+        a.append((a[k - 1] - inner) / (k + 1))
+    return tuple(a)
+
+
 _COEFFICIENTS = _branch_point_coefficients(_SERIES_TERMS)
+_LOG_COEFFICIENTS = _log_coefficients(_LOG_SERIES_TERMS)

@@ -30,7 +30,8 @@ _SINH = tuple(1.0 / math.factorial(2 * k + 3) for k in range(11))
 def _sigmoid(z: Any) -> Any:
     """1 / (1 + e^-z), neither overflowing nor losing digits for negative z."""
     xp = namespace_of(z)
-    small = xp.exp(-xp.minimum(xp.abs(z), _EXPONENT_LIMIT))
+    size = xp.where(z >= 0, z, -z)  # not abs, whose derivative at 0 is 0 to JAX
+    small = xp.exp(-xp.minimum(size, _EXPONENT_LIMIT))
     return xp.where(z >= 0, 1.0, small) / (1.0 + small)
 
 

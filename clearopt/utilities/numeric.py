@@ -173,6 +173,8 @@ class NumericUtility(Utility):
         upper: Any,
         integer: Any = None,
         least: Any = None,
+        *,
+        saturated: bool = False,
     ) -> BestResponse:
         unknown = np.isnan(self.shape.trough)
         if np.any(unknown):

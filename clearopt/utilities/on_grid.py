@@ -83,6 +83,8 @@ class OnGrid(Tabulated):
         upper: Any,
         integer: Any = None,
         least: Any = None,
+        *,
+        saturated: bool = False,
     ) -> BestResponse:
         """The best grid point of the box, whose ends are grid points; ties to the larger."""
         gain = np.multiply(self.grid, -np.asarray(price, dtype=np.float64)[..., None])

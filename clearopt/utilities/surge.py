@@ -28,6 +28,7 @@ class _Surge(Utility):
     """What both surges share: their parameters, checked, and the excess counted from tau."""
 
     parameter_names = ("scale", "threshold", "rate")
+    always_stationary = True
 
     scale: Any
     threshold: Any
@@ -156,6 +157,8 @@ class CumulativeSurge(_Surge):
         xp = namespace_of(excess)
         y = self._scaled(excess)
         small = y < _SERIES_LIMIT
+        if xp is np and not small.any():
+            return self.scale * (1.0 - (1.0 + y) * np.exp(-y))
         z = xp.where(small, y, 0.0)
         series = z * 0.0 + _SERIES[-1]
         for coefficient in reversed(_SERIES[:-1]):

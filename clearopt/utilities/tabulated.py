@@ -132,6 +132,8 @@ class Tabulated(Utility):
         upper: Any,
         integer: Any = None,
         least: Any = None,
+        *,
+        saturated: bool = False,
     ) -> BestResponse:
         """The global maximiser over [lower, upper], as in `Utility.best_response`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,28 +12,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.assemble import make_solution
+from clearopt.deadline import NEVER, Deadline, listening
 from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
-from clearopt.solvers.dual.components import component_labels, components
-from clearopt.solvers.dual.large_program import NOT_PLAIN, is_large, is_plain, solve_large
+from clearopt.solvers.dual.components import all_from, component_labels, components
+from clearopt.solvers.dual.large import OutOfTime
+from clearopt.solvers.dual.large_program import (
+    NOT_PLAIN,
+    at_least,
+    is_large,
+    is_plain,
+    solve_large,
+)
+from clearopt.solvers.dual.linking import find_linking
 from clearopt.solvers.dual.many_rows import ManyRows
+from clearopt.solvers.dual.nested import LEFT_BY_LINKING, Nested, better_of
 from clearopt.solvers.dual.one_row import OneRow, guess_price, relax
 from clearopt.solvers.dual.price_interval import price_interval
+from clearopt.solvers.dual.price_path import FINEST_TOLERANCE, PATH_FROM, NoPath, PricePath
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
 from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
-from clearopt.solvers.progress import Ticker
+from clearopt.solvers.progress import Ticker, listener
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import known_prices
+from clearopt.sums import accurate_sum
 from clearopt.validation import FloatArray
 
 __all__ = ["Dual"]
 
 _MOST_COMPONENTS = 2_000  # independent groups that are solved one by one
+_GRACE = 0.5  # seconds past a limit for saying what constraints conflict
+_NESTED_FROM = 200  # queries from which groups under linking rows are searched one by one
+_SEARCHED_WHOLE = 2_000  # queries up to which a gap left by that is searched all together
 _FEW = 64  # queries with measured curves for which column generation is worth its time
 
 
@@ -40,21 +57,30 @@ class Dual(Backend):
     """Exact for one row: price search, variable fixing, branch and bound, certificate.
 
     Own options:
-        node_limit: branch-and-bound nodes at most (default 20 000 under one row; under several,
-            where a node costs more, 2 000, and fewer from 100 queries on).
+        node_limit: branch-and-bound nodes at most, of independent groups together (default 20 000
+            under one row; under several, where a node costs more, 2 000, and fewer from 100
+            queries on; for each independent group).
         engine: "auto" (JAX from some thousand queries on), "jax", "numpy", or "sharded": one plain
             budget row, its queries spread over all devices of this process.
     """
 
     name = "dual"
     summary = "exact: Lagrangian dual ascent, gap closed by branch and bound"
-    supports = ALL_FEATURES
+    supports = ALL_FEATURES - {"fractional mixed charges", "no upper bound"}
     certifies = "optimum"
     modules = ("jax",)
     own_options = frozenset({"node_limit", "engine"})
 
+    interruptible = True
+
     def solve(self, program: Program, options: SolveOptions) -> Solution:
-        started = time.perf_counter()
+        with listening():
+            return self._solve(program, options, Deadline(options.time_limit))
+
+    def _solve(
+        self, program: Program, options: SolveOptions, deadline: Deadline, *, apart: bool = True
+    ) -> Solution:
+        """With `apart` False as one of independent groups, or several of them together."""
         engine = options.extra.get("engine", "auto")
         if engine not in ("auto", "jax", "numpy", "sharded"):
             raise DeclarationError(
@@ -71,7 +97,7 @@ class Dual(Backend):
             return make_solution(
                 program,
                 solver=self.name,
-                seconds=time.perf_counter() - started,
+                seconds=deadline.spent,
                 tolerance=options.tolerance,
                 **found,
             )
@@ -79,40 +105,92 @@ class Dual(Backend):
         if engine == "sharded" and not is_plain(program):
             raise UnsupportedProblemError(NOT_PLAIN.format("engine = 'sharded'"))
         if engine == "sharded" or is_large(program, engine):
-            found = self._solve_large(program, options, started)
+            found = self._solve_large(program, options, deadline)
             if found is not None:
                 large = finish(**found)
                 if large.status == "optimal" or found["message"] or engine == "sharded":
                     return large
         engine = "auto" if engine == "sharded" else engine
-        if program.rows.shape[0] + program.floors.shape[0] > 1:
+        if apart and program.rows.shape[0] + program.floors.shape[0] > 1:
             count, labels = component_labels(program)
             if 1 < count <= _MOST_COMPONENTS:
-                return finish(**self._solve_apart(program, count, labels, options, started))
+                return finish(**self._solve_apart(program, count, labels, options, deadline))
         try:
             seen = view(program)
         except Unbounded as reason:
             return finish(allocation=None, unbounded=True, message=str(reason))
         queries = separate(seen, engine)
-        limit = math.inf if options.time_limit is None else options.time_limit
         limits = Limits(
             tolerance=options.tolerance,
-            deadline=started + limit,
+            deadline=deadline,
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
+        heard = listener(program, options, deadline.started, offset=program.offset)
         if not is_one_row(queries, program):
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
-            with Ticker(self.name, verbose=options.verbose) as ticker:
+            with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
                 found = _solve_several_rows(
-                    program, seen, queries, limits, ticker, options.warm_start
+                    program, seen, queries, limits, ticker, options.warm_start, reasons=apart
                 )
             return finish(**found)
-        with Ticker(self.name, verbose=options.verbose) as ticker:
+        with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
             found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
-        if found["infeasible"]:
-            found["message"] = infeasibility_message(program, REASONS_TIME_LIMIT) or ""
+        if found["infeasible"] and apart:
+            found["message"] = _conflict(program, deadline) or ""
         return finish(**found)
+
+    def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
+        """As every back-end; many budgets over very many queries share a price path."""
+        path = self._path(programs, options)
+        if path is None:
+            yield from super().solve_each(programs, options)
+            return
+        last, searched, before = options.warm_start, 0, time.perf_counter()
+        for done, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
+            solution = None
+            if found is not None:
+                solution = make_solution(
+                    program,
+                    solver=self.name,
+                    seconds=time.perf_counter() - before,
+                    tolerance=options.tolerance,
+                    **found,
+                )
+            if solution is None or solution.status != "optimal":
+                start = last if solution is None else solution
+                solution = self.solve(program, replace(options, warm_start=start))
+                searched += 1
+            last = solution if solution.allocation is not None else last
+            yield solution
+            if searched > max(8, done // 2):  # the path is no help: prices vary too much
+                rest = programs[done + 1 :]
+                yield from super().solve_each(rest, replace(options, warm_start=last))
+                return
+            before = time.perf_counter()
+
+    def _path(self, programs: Sequence[Program], options: SolveOptions) -> PricePath | None:
+        """The price path of these programs, where there is one that is worth its while."""
+        engine = options.extra.get("engine", "auto")
+        if len(programs) < PATH_FROM or engine not in ("auto", "jax"):
+            return None
+        first = programs[0]
+        if not is_large(first, engine) or first.rows.shape[0] != 1:
+            return None
+        if options.tolerance < FINEST_TOLERANCE or not all(
+            program.differs_in_levels_alone(first) for program in programs
+        ):
+            return None
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            try:
+                return PricePath(
+                    programs,
+                    tolerance=options.tolerance,
+                    deadline=Deadline(options.time_limit),
+                    tell=ticker.say,
+                )
+            except (NoPath, OutOfTime):
+                return None
 
     def _solve_apart(
         self,
@@ -120,26 +198,39 @@ class Dual(Backend):
         count: int,
         labels: NDArray[np.intp],
         options: SolveOptions,
-        started: float,
+        deadline: Deadline,
     ) -> dict[str, Any]:
-        """Groups that nothing connects, one after the other, each with its share of the time."""
+        """Groups that nothing connects, one after the other, each with its share of the time.
+
+        Once time or nodes have run out, those that are left are bounded together.
+        """
         tokens = np.zeros(program.n)
         row_prices, floor_prices = (
             np.zeros(program.rows.shape[0]),
             np.zeros(program.floors.shape[0]),
         )
         bounds, messages, nodes, complete = [], [], 0, True
-        for done, part in enumerate(components(program, count, labels)):
-            limit = None
-            if options.time_limit is not None:
-                left = started + options.time_limit - time.perf_counter()
-                limit = max(left / (count - done), 1e-3)
-            solution = self.solve(part.program, replace(options, time_limit=limit, warm_start=None))
+        node_limit = options.extra.get("node_limit", None)
+        parts = iter(components(program, count, labels))
+        for done in range(count):
+            mine = dict(options.extra)
+            if node_limit is not None:  # one is kept for each group to come
+                mine["node_limit"] = max(node_limit - nodes - (count - done - 1), 1)
+            last = deadline.over or (node_limit is not None and node_limit - nodes <= 1)
+            part = all_from(program, labels, done) if last else next(parts)
+            if deadline.over:  # a compilation would take longer than what is left to do
+                mine["engine"] = "numpy"
+            # What one part has come to says little about the whole: nothing is reported.
+            solution = self._solve(
+                part.program,
+                replace(options, warm_start=None, on_progress=None, extra=mine),
+                deadline.part(1.0 / (count - done)),
+                apart=False,
+            )
             if solution.status == "unbounded":
                 return {"allocation": None, "unbounded": True, "message": solution.message}
             if solution.status == "infeasible":
-                exact = Exact(_is_empty, _bound)
-                conflict = infeasibility_message(program, REASONS_TIME_LIMIT, exact)
+                conflict = _conflict(program, deadline, Exact(_is_empty, _bound))
                 message = conflict or "branch and bound left no part open"
                 return {"allocation": None, "infeasible": True, "message": message}
             if solution.allocation is None:
@@ -153,6 +244,12 @@ class Dual(Backend):
                 row_prices[part.rows] = solution.row_prices
             if solution.floor_prices is not None:
                 floor_prices[part.floors] = solution.floor_prices
+            if last:
+                break
+        if not complete:
+            conflict = _conflict(program, deadline)
+            if conflict is not None:
+                return {"allocation": None, "infeasible": True, "message": conflict}
         return {
             "allocation": tokens if complete else None,
             "bound": program.offset + math.fsum(bounds),
@@ -163,16 +260,15 @@ class Dual(Backend):
         }
 
     def _solve_large(
-        self, program: Program, options: SolveOptions, started: float
+        self, program: Program, options: SolveOptions, deadline: Deadline
     ) -> dict[str, Any] | None:
         """One row over very many queries, in passes over blocks."""
-        limit = math.inf if options.time_limit is None else options.time_limit
-        warm = None if options.warm_start is None else options.warm_start.row_prices
-        start = float(abs(warm[0])) if warm is not None and warm.size == 1 else None
+        known, _ = known_prices(program, options.warm_start)
+        start = float(abs(known[0])) if np.isfinite(known).any() else None
         with Ticker(self.name, verbose=options.verbose) as ticker:
             return solve_large(
                 program,
-                deadline=started + limit,
+                deadline=deadline,
                 start=start,
                 tell=ticker.say,
                 sharded=options.extra.get("engine") == "sharded",
@@ -190,7 +286,9 @@ def is_one_row(queries: Separable, program: Program) -> bool:
     return plain and program.rows.shape[0] <= 1 and program.floors.shape[0] == 0
 
 
-def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float]:
+def one_row_program(
+    program: Program, queries: Separable, deadline: Deadline = NEVER
+) -> tuple[OneRow, float]:
     """The program's row (or none) as `<=` or `==`, and the sign that turned it round."""
     coefficient = np.zeros(program.n)
     budget, sign, equality = 0.0, 1.0, False
@@ -200,21 +298,23 @@ def one_row_program(program: Program, queries: Separable) -> tuple[OneRow, float
         equality = sense == "=="
         coefficient = sign * program.rows[[0]].toarray().ravel()[queries.order]
         budget = sign * float(program.right_hand_side[0])
+        ends = np.where(coefficient > 0, queries.lower, queries.upper)
+        budget = at_least(budget, accurate_sum(coefficient * ends))
     whole = program.integer.all() and bool((coefficient == np.round(coefficient)).all())
     whole = whole and all(f.utility.counts_tokens for f in queries.families)
     if whole and not equality:
         budget = math.floor(budget + 1e-9)
-    return OneRow(queries, coefficient, budget, equality), sign
+    return OneRow(queries, coefficient, budget, equality, deadline), sign
 
 
 def _solve_one_row(
     seen: InCost, queries: Separable, limits: Limits, ticker: Ticker, warm: Solution | None
 ) -> dict[str, Any]:
     program = seen.program
-    row, sign = one_row_program(program, queries)
-    known = None if warm is None else warm.row_prices
+    row, sign = one_row_program(program, queries, limits.deadline)
+    known, _ = known_prices(program, warm)
     start = guess_price(row)
-    if known is not None and known.shape == (program.rows.shape[0],) and known.size:
+    if np.isfinite(known).any():
         start = abs(float(known[0])) or start
     outcome = BranchAndBound(row, limits, start, ticker).solve()
     tokens = None if outcome.tokens is None else seen.tokens(restore(queries, outcome.tokens))
@@ -265,30 +365,46 @@ def _solve_several_rows(
     limits: Limits,
     ticker: Ticker,
     warm: Solution | None,
+    *,
+    reasons: bool,
 ) -> dict[str, Any]:
+    """With `reasons`, those of an infeasible program are looked for."""
     problem, sign = SeveralRows.of(seen.program, queries)
     first = first_prices(problem, _guess_rows(problem))
-    if warm is not None and warm.row_prices is not None and warm.floor_prices is not None:
-        known = (
-            np.r_[sign * warm.row_prices, -warm.floor_prices]
-            if warm.row_prices.shape == sign.shape
-            else np.zeros(0)
-        )
-        first = known if known.shape == first.shape else first
+    row_prices, floor_prices = known_prices(program, warm)
+    known = np.r_[sign * row_prices, -floor_prices]
+    if known.shape == first.shape:
+        first = np.where(np.isfinite(known), known, first)
 
     def mend(amounts: FloatArray) -> FloatArray | None:
-        left = limits.deadline - time.perf_counter()
+        if limits.deadline.over:
+            return None
         tokens = seen.tokens(restore(queries, amounts))
-        found = repair(program, tokens, time_limit=max(min(left, 10.0), 0.01))
+        found = repair(program, tokens, time_limit=min(limits.deadline.left, 10.0))
         return None if found is None else seen.amounts(found)[queries.order]
 
-    rows = ManyRows(problem, limits.deadline, mend)
-    outcome = BranchAndBound(rows, limits, first, ticker).solve()
+    linking = find_linking(problem) if queries.n >= _NESTED_FROM else None
+    statistics: dict[str, Any] = {}
+    # Nested groups are searched one by one: of all rows together the prices are enough.
+    root_alone = limits if linking is None else replace(limits, nodes=1, eager_nodes=0)
+    rows = ManyRows(problem, limits.deadline, mend, thorough=linking is None)
+    outcome = BranchAndBound(rows, root_alone, first, ticker).solve()
+    if linking is not None and outcome.stopped == "node limit":
+        outcome = Nested(problem, linking, limits, ticker, mend).solve(outcome)
+        statistics = {
+            "groups": linking.count,
+            "linking": int(linking.linking.sum()),
+            "searched": outcome.core,  # groups by branch and bound, at most in one round
+        }
+        if outcome.stopped == LEFT_BY_LINKING and queries.n <= _SEARCHED_WHOLE:
+            rows = ManyRows(problem, limits.deadline, mend)
+            again = BranchAndBound(rows, limits, outcome.root, ticker).solve()
+            outcome = better_of(outcome, again)
     tokens, message = outcome.tokens, _stopped(outcome.stopped)
     infeasible = outcome.stopped == "infeasible"
-    if tokens is None:
+    if tokens is None and reasons:
         exact = Exact(_is_empty, _bound) if infeasible else None
-        conflict = infeasibility_message(program, REASONS_TIME_LIMIT, exact)
+        conflict = _conflict(program, limits.deadline, exact)
         infeasible = infeasible or conflict is not None
         message = conflict or ("branch and bound left no part open" if infeasible else message)
     prices, k = problem.without_idle_rows(np.asarray(outcome.root)), sign.size
@@ -300,11 +416,22 @@ def _solve_several_rows(
         "floor_prices": 0.0 - prices[k:],
         "infeasible": infeasible,
         "message": message,
-        "statistics": {"nodes": outcome.nodes, "core": outcome.core, "engine": queries.engine},
+        "statistics": {
+            "nodes": outcome.nodes,
+            "core": outcome.core,
+            "engine": queries.engine,
+            **statistics,
+        },
     }
 
 
-def _searched(program: Program, deadline: float, tolerance: float) -> Outcome | None:
+def _conflict(program: Program, deadline: Deadline, exact: Exact | None = None) -> str | None:
+    """Which constraints conflict; a little time for it there is even after the time limit."""
+    limit = min(REASONS_TIME_LIMIT, deadline.extended(_GRACE).left)
+    return infeasibility_message(program, limit, exact)
+
+
+def _searched(program: Program, deadline: Deadline, tolerance: float) -> Outcome | None:
     """A quick search of a program by itself; None where it cannot be searched."""
     try:
         seen = view(program)
@@ -318,14 +445,14 @@ def _searched(program: Program, deadline: float, tolerance: float) -> Outcome | 
         return BranchAndBound(ManyRows(problem, deadline), limits, prices, ticker).solve()
 
 
-def _is_empty(program: Program, deadline: float) -> bool | None:
+def _is_empty(program: Program, deadline: Deadline) -> bool | None:
     found = _searched(program, deadline, 1.0)
     if found is None or (found.tokens is None and found.stopped != "infeasible"):
         return None
     return found.tokens is None
 
 
-def _bound(program: Program, deadline: float) -> float:
+def _bound(program: Program, deadline: Deadline) -> float:
     found = _searched(program, deadline, 1e-4)
     return math.inf if found is None or found.stopped == "infeasible" else found.bound
 

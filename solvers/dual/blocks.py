@@ -111,7 +111,34 @@ class Source(Protocol):
         """The same where none is decided."""
 
 
-class ArraySource:
+class OneProcess:
+    """What sources of one process and device have in common: nothing to gather, padding by NumPy.
+
+    Args:
+        places: of a block.
+    """
+
+    sharding: Any = None
+    rank: int = 0
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._all_valid = np.ones(places, dtype=np.bool_)
+        self._none = np.full(places, np.nan)
+
+    def gathered(self, thing: Any) -> list[Any]:
+        return [thing]
+
+    def placed(self, taken: FloatArray) -> Any:
+        if taken.size == self.places:
+            return taken
+        return np.concatenate([taken, self._none[taken.size :]])
+
+    def nothing_taken(self, block: Block) -> Any:
+        return self._none
+
+
+class ArraySource(OneProcess):
     """The blocks of a program whose arrays are in memory: views of them, nothing is copied.
 
     Args:
@@ -120,11 +147,9 @@ class ArraySource:
         places: of a block; by default as suits the number of queries.
     """
 
-    sharding: Any = None
-
     def __init__(self, program: Program, coefficient: FloatArray, places: int | None = None):
+        super().__init__(places or (BLOCK if program.n >= _MANY else SMALL_BLOCK))
         self.program = program
-        self.places = places or (BLOCK if program.n >= _MANY else SMALL_BLOCK)
         shared = (
             *(compact(c) for c in (program.weight, program.cost)),
             compact(coefficient),
@@ -136,18 +161,16 @@ class ArraySource:
                 block.family.kind,
                 tuple(compact(np.asarray(p)) for p in block.family.parameters),
                 shared,
-                as_range(block.index),
+                block.where,
             )
             for block in program.utilities
-            if block.index.size
+            if block.size
         ]
         rest = _without_utility(program)
         if rest.size:
             nothing = CumulativeSurge(scale=0.0, threshold=0.0, rate=1.0)
             worthless = (np.zeros(()), *shared[1:])
             self._parts.append(_Part(CumulativeSurge, nothing.parameters, worthless, rest))
-        self._all_valid = np.ones(self.places, dtype=np.bool_)
-        self._none = np.full(self.places, np.nan)
 
     @property
     def size(self) -> int:
@@ -175,19 +198,6 @@ class ArraySource:
             columns = part.columns(members).full(members.size)
             drawn.append((Group(part.kind, columns), part.size / members.size))
         return drawn
-
-    def gathered(self, thing: Any) -> list[Any]:
-        return [thing]
-
-    rank: int = 0
-
-    def placed(self, taken: FloatArray) -> Any:
-        if taken.size == self.places:
-            return taken
-        return np.concatenate([taken, self._none[taken.size :]])
-
-    def nothing_taken(self, block: Block) -> Any:
-        return self._none
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,14 +253,6 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def as_range(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    """A slice where the index is one without gaps: slicing copies nothing."""
-    first, size = int(index[0]), index.size
-    if int(index[-1]) - first == size - 1 and bool((np.diff(index) == 1).all()):
-        return slice(first, first + size)
-    return index
-
-
 def stratified(size: int, wanted: int) -> NDArray[np.intp]:
     """`wanted` of `size` positions, one at random (always the same) from every stretch."""
     if wanted >= size:
@@ -261,11 +263,11 @@ def stratified(size: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _without_utility(program: Program) -> NDArray[np.intp]:
-    if sum(block.index.size for block in program.utilities) == program.n:
+    if sum(block.size for block in program.utilities) == program.n:
         return np.zeros(0, dtype=np.intp)
     covered = np.zeros(program.n, dtype=bool)
     for block in program.utilities:
-        covered[block.index] = True
+        covered[block.where] = True
     return np.flatnonzero(~covered)
 
 

@@ -15,19 +15,20 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clearopt.deadline import Deadline
 from clearopt.solvers.dual.coupling import Coupling, Relaxed
 from clearopt.solvers.dual.separable import ROUNDING
 from clearopt.solvers.progress import Ticker
 from clearopt.validation import FloatArray
 
 EAGER_GAP = 1e-10
+NODE_LIMIT = "node limit"
 _LARGEST_SYMMETRY = 5_000  # queries of a core whose twins are looked for
 
 
@@ -36,7 +37,7 @@ class Limits:
     """When to stop. The first `eager_nodes` go on to `EAGER_GAP` whatever the tolerance."""
 
     tolerance: float
-    deadline: float
+    deadline: Deadline
     nodes: int
     eager_nodes: int
 
@@ -94,10 +95,17 @@ class BranchAndBound:
         bound, stopped = root.bound, "closed"
         if not root.fits:
             return Outcome(None, -math.inf, -math.inf, root.start, 1, 0, "infeasible")
+        self.ticker.tell(1, self.value, bound)
         if not self._enough(bound):
-            bound, stopped = self._search(root)
+            if self.limits.nodes == 1:
+                stopped = "node limit"
+            else:
+                bound, stopped = self._search(root)
         if self.best is None and stopped == "closed" and self.settled_bound == -math.inf:
             stopped = "infeasible"  # every box was proven empty
+        if self.best is None and stopped != "infeasible":
+            for tokens in self.coupling.simple(self.lower, self.upper):
+                self._offer(tokens)
         bound = max(bound, self.value)
         if stopped == "closed" and not self._within_tolerance(bound):
             stopped = "resolution of tokens as floating-point numbers"
@@ -124,32 +132,38 @@ class BranchAndBound:
             if node is not None:
                 heapq.heappush(heap, (-node.bound, next(serial), node))
 
-        stopped, underway = "closed", root.bound
-        try:
-            push(self._node(self.lower[self.core], self.upper[self.core], root.start))
-            while heap:
-                top = heap[0][2].bound
-                if self._enough(max(top, self.settled_bound)):
+        stopped = self._stopped()
+        if stopped:
+            return root.bound, stopped
+        push(self._node(self.lower[self.core], self.upper[self.core], root.start))
+        underway = -math.inf  # the bound of a node that was not split to the end
+        while heap and not stopped:
+            top = heap[0][2].bound
+            if self._enough(max(top, self.settled_bound)):
+                break
+            stopped = self._stopped()
+            if stopped:
+                break
+            self.ticker.tell(self.nodes, self.value, max(top, self.settled_bound))
+            node = heapq.heappop(heap)[2]
+            if node.bound <= self._target() or node.branch is None:
+                self.settled_bound = max(self.settled_bound, node.bound)
+                continue
+            for lower, upper in self._split(node):
+                stopped = self._stopped()
+                if stopped:
+                    underway = node.bound
                     break
-                if time.perf_counter() > self.limits.deadline:
-                    stopped = "time limit"
-                    break
-                if self.nodes >= self.limits.nodes:
-                    stopped = "node limit"
-                    break
-                self.ticker.tell(self.nodes, self.value, max(top, self.settled_bound))
-                node = heapq.heappop(heap)[2]
-                underway = node.bound
-                if node.bound <= self._target() or node.branch is None:
-                    self.settled_bound = max(self.settled_bound, node.bound)
-                    continue
-                for lower, upper in self._split(node):
-                    push(self._node(lower, upper, node.start))
-            underway = -math.inf
-        except KeyboardInterrupt:  # the node at work counts as open; what was found is kept
-            stopped = "keyboard interrupt"
+                push(self._node(lower, upper, node.start))
         remaining = max(heap[0][2].bound if heap else -math.inf, underway)
-        return min(root.bound, max(remaining, self.settled_bound, self.value)), stopped
+        bound = min(root.bound, max(remaining, self.settled_bound, self.value))
+        return bound, stopped or "closed"
+
+    def _stopped(self) -> str:
+        """Why no further node may be begun; empty where one may."""
+        if self.limits.deadline.over:
+            return self.limits.deadline.reason
+        return NODE_LIMIT if self.nodes >= self.limits.nodes else ""
 
     # ------------------------------------------------------------------ one node
     def _node(self, core_lower: FloatArray, core_upper: FloatArray, start: Any) -> _Node | None:
@@ -178,14 +192,19 @@ class BranchAndBound:
         if branch is None or not lower[branch] < upper[branch]:
             # Where less is always allowed and curves are S-shaped, a mixture without a jump leaves
             # no gap but that of rounding; elsewhere it may, and boxes are halved.
-            exact = self.free_disposal.all() and self.coupling.queries.convex_before.all()
+            # On a grid of costs a mixture of two amounts may rest between them.
+            queries = self.coupling.queries
+            convex = queries.grid is None and bool(queries.convex_before.all())
+            exact = convex and bool(self.free_disposal.all())
             branch = None if exact else self._widest(lower, upper)
             if branch is not None:
                 point = 0.5 * float(lower[branch] + upper[branch])
                 point = self.coupling.queries.rounded("whole_below", branch, point)
         elif not exclusive and not lower[branch] <= point < upper[branch]:
             # Shrinking has cut the branching point off: bound the smaller box first.
-            return self._node(lower[self.core], upper[self.core], relaxation.start)
+            if not self._stopped():
+                return self._node(lower[self.core], upper[self.core], relaxation.start)
+            branch = None
         return _Node(
             relaxation.bound,
             relaxation.start,

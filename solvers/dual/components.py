@@ -72,6 +72,11 @@ def components(program: Program, count: int, labels: NDArray[np.intp]) -> Iterat
         )
 
 
+def all_from(program: Program, labels: NDArray[np.intp], first: int) -> Component:
+    """The groups from number `first` on, as one."""
+    return next(components(program, 2, (labels < first).astype(np.intp)))
+
+
 def _part(
     program: Program, queries: NDArray[np.intp], rows: NDArray[np.intp], floors: NDArray[np.intp]
 ) -> Program:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ class Relaxed:
         effective: weights and prices at which the bound holds.
         response: every query's best response to them.
         detail: the coupling's own.
+        cutoff: allocations worth no more are not wanted.
     """
 
     bound: float
@@ -35,6 +37,7 @@ class Relaxed:
     effective: Effective
     response: BestResponse
     detail: Any
+    cutoff: float = -math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,9 @@ class Coupling(Protocol):
 
     def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
         """Allocations near a relaxation, feasible or not."""
+
+    def simple(self, lower: FloatArray, upper: FloatArray) -> list[FloatArray]:
+        """Allocations that are likely to be feasible, for a search that found none in its time."""
 
     def accepts(self, tokens: FloatArray) -> bool:
         """Whether the rows are met."""

@@ -70,6 +70,27 @@ class Grid:
             cost[:, column] = program.curve_value(whole)[queries]
         return cls(position[queries], curves, amounts, utility, cost, program.n)
 
+    def part(self, positions: NDArray[np.intp]) -> Grid | None:
+        """The grid of the queries at these positions, (m,), counted anew; None without any."""
+        place = np.full(self.n, -1, dtype=np.intp)
+        place[positions] = np.arange(positions.size)
+        rows = np.flatnonzero(place[self.members] >= 0)
+        if not rows.size:
+            return None
+        curves = []
+        for curve, where in self.curves:
+            mine = np.flatnonzero(place[where] >= 0)
+            if mine.size:
+                curves.append((curve.take(mine), place[where[mine]]))
+        return Grid(
+            place[self.members[rows]],
+            tuple(curves),
+            self.amounts[rows],
+            self.utility[rows],
+            self.cost[rows],
+            positions.size,
+        )
+
     @cached_property
     def alike(self) -> FloatArray:
         """(n,) a number for each cost curve, the same where all costs are; 0 off the grid."""

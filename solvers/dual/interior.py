@@ -24,7 +24,6 @@ rows, and their value is a lower bound on the least D (Nocedal and Wright 2006, 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +32,8 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.linalg import splu
 
+from clearopt.deadline import NEVER, Deadline
+from clearopt.solvers.dual.gram import Pairs
 from clearopt.solvers.dual.separable import Effective
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.utilities import BestResponse
@@ -126,6 +127,8 @@ class Function:
             self.level = np.r_[self.level, np.ones(self.options.shape[0])]
             self.signed = np.r_[self.signed, np.ones(self.options.shape[0], dtype=bool)]
         self.blocks = blocks
+        self.kinds = {kind for block in blocks for _, _, kind in block}
+        self._pairs: dict[tuple[int, int], Pairs | None] = {}
 
     def at(self, prices: FloatArray) -> Sides:
         """One evaluation."""
@@ -193,6 +196,8 @@ class Function:
         }
         if queries.grid is not None:
             jump["cost"] = queries.curve(at.on.tokens) - box.off_curve
+        if self.jumping.all():
+            return jump
         return {kind: np.where(self.jumping, change, 0.0) for kind, change in jump.items()}
 
     def uses(self, change: dict[str, FloatArray]) -> FloatArray:
@@ -228,11 +233,23 @@ class Function:
                 total: Any = 0.0
                 for left, left_sign, a in above:
                     for right, right_sign, b in below:
-                        both = kappa * one[a] * one[b] + weight * jump[a] * jump[b]
+                        both = weight * jump[a]
+                        both *= jump[b]
+                        both += kappa if a == b == "tokens" else kappa * one[a] * one[b]
                         both *= left_sign * right_sign
-                        total = total + self._product(left, both, right, dense=dense)
+                        pairs = None if dense else self._pairs_of(left, right)
+                        if pairs is not None:
+                            total = total + pairs(both)
+                        else:
+                            total = total + self._product(left, both, right, dense=dense)
                 blocks[i][j], blocks[j][i] = total, total.T
         return np.block(blocks) if dense else sparse.csr_array(sparse.block_array(blocks))
+
+    def _pairs_of(self, left: Matrix, right: Matrix) -> Pairs | None:
+        key = (id(left), id(right))
+        if key not in self._pairs:
+            self._pairs[key] = Pairs.of(sparse.csr_array(left), sparse.csr_array(right))
+        return self._pairs[key]
 
     @staticmethod
     def _product(left: Matrix, diagonal: FloatArray, right: Matrix, *, dense: bool) -> Matrix:
@@ -284,13 +301,12 @@ class _Iterate:
 
     def reach(self, step: _Iterate, signed: NDArray[np.bool_], jumping: NDArray[np.bool_]) -> float:
         """How much of a step, 1 at most, keeps everything from crossing 0."""
-        most = 1.0
+        fastest = 1.0
         for name in ("share", "rest", "low", "high", "prices", "slack"):
-            values, change = getattr(self, name), getattr(step, name)
-            falling = (signed if name in ("prices", "slack") else jumping) & (change < 0)
-            if falling.any():
-                most = min(most, float((values[falling] / -change[falling]).min()))
-        return most
+            among = signed if name in ("prices", "slack") else jumping
+            falls = getattr(step, name) / getattr(self, name)
+            fastest = max(fastest, -float(np.min(falls, where=among, initial=0.0)))
+        return 1.0 / fastest
 
     def moved(self, length: float, step: _Iterate) -> _Iterate:
         names = ("prices", "slack", "share", "rest", "low", "high")
@@ -316,7 +332,7 @@ def descend(
     box: Box,
     first: FloatArray,
     *,
-    deadline: float = math.inf,
+    deadline: Deadline = NEVER,
     cutoff: float = -math.inf,
     precision: float = 1e-11,
     limit: int = 120,
@@ -327,7 +343,7 @@ def descend(
         problem: the program.
         box: the bounds to keep to.
         first: (K + J,) prices to start from.
-        deadline: of `time.perf_counter`.
+        deadline: when to end, after two evaluations at least.
         cutoff: stop as soon as D falls below it.
         precision: of D against the mixture's value, relative.
         limit: evaluations at most.
@@ -340,7 +356,7 @@ def _descend(
     problem: SeveralRows,
     box: Box,
     first: FloatArray,
-    deadline: float,
+    deadline: Deadline,
     cutoff: float,
     precision: float,
     limit: int,
@@ -363,7 +379,7 @@ def _descend(
     used, value = function.mixture(at, share)
     pairs = max(2 * int(jumping.sum()) + int(signed.sum()), 1)
     count, stalled = 2, 0
-    while count < limit and time.perf_counter() < deadline:
+    while count < limit and not deadline.over:
         size = max(abs(best.value), 1e-300)
         complementarity = now.complementarity(signed, jumping)
         missed = (used - function.level) * now.prices
@@ -430,7 +446,7 @@ class _Newton:
         push = self.weight * (self.at.edge + target / now.share - target / now.rest)
         aimed = np.where(signed, target / now.prices, 0.0)
         right = aimed - (function.level - self.used)
-        right = right + function.uses({kind: v * push for kind, v in self.jump.items()})
+        right = right + function.uses({kind: self.jump[kind] * push for kind in function.kinds})
         prices = self.system.solve(right)
         share = push - self.weight * function.charges(self.jump, prices)
         return _Iterate(

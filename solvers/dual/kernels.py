@@ -47,7 +47,9 @@ class _Seen(NamedTuple):
         lower = self.lower if lower is None else lower
         upper = self.upper if upper is None else upper
         charged = self.cost + price * self.coefficient
-        response = self.utility.best_response(self.weight, charged, lower, upper, self.integer)
+        response = self.utility.best_response(
+            self.weight, charged, lower, upper, self.integer, saturated=True
+        )
         idle = self.utility.value_at(self.utility.excess_of(lower))
         tokens = xp.where(response.utility > idle, response.tokens, lower)
         return BestResponse(tokens, response.gain, response.utility)

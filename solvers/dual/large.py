@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,15 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.blocks import Block, Group, Source
 from clearopt.solvers.dual.core import Decision, Others, crossing, decide, followers, joined
 from clearopt.solvers.dual.kernels import SUM_ERROR, compiled, in_numpy
+from clearopt.solvers.dual.presolve import Point, logarithm, presolve, priced
 from clearopt.validation import FloatArray
 
 CORE_LIMIT = 2**14  # undecided queries that are settled one by one
 _TRIES = 100  # passes at most before the search is given up
 _TIED = 8e-15  # relative width of a bracket whose prices are one price
 _WANTED = 32.0  # undecided queries to hope for: among more there are better combinations
+_MARGIN = 0.05  # logarithm of demand: what a price for want of time keeps below the budget
 _IN_FLIGHT = 4  # blocks handed to JAX before the first answer is asked for
 _SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
 _KEEP = 1e-13  # of the budget: kept back where sums of fractions are only known to rounding
@@ -41,7 +43,7 @@ Sink = Callable[[Block, FloatArray], None]
 
 
 class OutOfTime(Exception):
-    """The time limit was reached between two passes."""
+    """The search has to end, for the reason given."""
 
 
 class Infeasible(Exception):
@@ -69,12 +71,6 @@ class Committed:
             "core": self.core,
             "price_interval": self.price_interval,
         }
-
-
-@dataclass(frozen=True)
-class _Point:
-    price: float
-    demand: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +113,7 @@ class LargeRow:
     Args:
         source: the queries.
         budget: the row's right-hand side; infinite where there is no row.
-        deadline: on the clock of `time.perf_counter`.
+        deadline: when to end the search; what was found is then allocated at.
         tell: called before every pass with a word for what it does.
     """
 
@@ -126,15 +122,18 @@ class LargeRow:
         source: Source,
         budget: float,
         *,
-        deadline: float = math.inf,
+        deadline: Deadline = NEVER,
         core_limit: int = CORE_LIMIT,
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
         self.source, self.budget = source, budget
         self.deadline, self.core_limit, self.tell = deadline, core_limit, tell
         self.passes = 0
-        self._low: _Point | None = None
-        self._high: _Point | None = None
+        self._low: Point | None = None
+        self._high: Point | None = None
+        self._guess = (1.0, 1.0)  # a price, and how fast demand falls there
+        self._searching = False
+        self._alone = len(source.gathered(0)) == 1
 
     def solve(self, sink: Sink, *, start: float | None = None, exact: bool = False) -> Committed:
         """Search, decide, commit; `sink` is given the tokens of every block, in order.
@@ -148,11 +147,13 @@ class LargeRow:
         """
         message = ""
         try:
+            self._searching = True
             plan = self._search(start)
-        except OutOfTime:
-            message = "stopped at the time limit"
-            plan = self._retreat()
-        if exact or plan.ties is not None:
+        except OutOfTime as reason:
+            message = f"stopped at the {reason}"
+            plan = self._fitting()
+        self._searching = False
+        if not message and (exact or plan.ties is not None):
             plan = self._spend_exactly(plan)
         sums = self._commit(plan, sink)
         return self._committed(plan, sums, message)
@@ -172,6 +173,9 @@ class LargeRow:
             return number, block, np.asarray(sums), rest
 
         for number, block in enumerate(self.source.blocks()):
+            # Alone, a search need not pass over everything before it ends.
+            if self._searching and self._alone and self.deadline.over:
+                raise OutOfTime(self.deadline.reason)
             ask = compiled(question, block.kind, self.source.sharding)
             extra = () if taken is None else (taken(number, block),)
             with jax.enable_x64(True):
@@ -182,21 +186,29 @@ class LargeRow:
             yield landed()
 
     def _begin(self, what: str, cost: int) -> None:
-        # The processes must agree on whether the time is up.
-        limited = math.isfinite(self.deadline)
-        if limited and any(self.source.gathered(time.perf_counter() > self.deadline)):
-            raise OutOfTime
+        reason = self._over()
+        if reason:
+            raise OutOfTime(reason)
         self.tell(what)
         self.passes += cost
 
-    def _demand(self, price: float) -> _Point:
-        self._begin(f"demand at price {price:.6g}", 1)
-        rows = [sums[2] for _, _, sums, _ in self._ask("measure", price)]
-        return self._seen(price, math.fsum(itertools.chain.from_iterable(rows)))
+    def _over(self) -> str:
+        """Why to end, empty where there is time; the processes must agree on it."""
+        reasons = self.source.gathered(self.deadline.reason if self.deadline.over else "")
+        return next(filter(None, reasons), "")
 
-    def _seen(self, price: float, demand: float) -> _Point:
+    def _demand(self, price: float) -> Point:
+        self._begin(f"demand at price {price:.6g}", 1)
+        return self._measured(price)
+
+    def _measured(self, price: float) -> Point:
+        # A copy: a view would keep the other sums in memory.
+        rows = [sums[2].copy() for _, _, sums, _ in self._ask("measure", price)]
+        return self._seen(price, _exactly(rows))
+
+    def _seen(self, price: float, demand: float) -> Point:
         """Remember a point if it narrows the bracket."""
-        point = _Point(price, demand)
+        point = Point(price, demand)
         if demand <= self.budget:
             if self._high is None or price < self._high.price:
                 self._high = point
@@ -206,12 +218,12 @@ class LargeRow:
 
     def _straddle(self, dear: float, cheap: float) -> _Straddle:
         self._begin(f"demand between prices {cheap:.9g} and {dear:.9g}", 2)
-        rows: list[list[float]] = [[], [], [], []]
+        rows: list[list[FloatArray]] = [[], [], [], []]
         kept: list[tuple[int, NDArray[np.intp], Group]] = []
         stride, total, stored = 1, 0, 0
         for number, block, sums, mask in self._ask("straddle", dear, cheap):
             for column, values in zip(rows, sums, strict=True):
-                column.extend(values.tolist())
+                column.append(values)
             members = np.flatnonzero(local(mask)[: block.count])
             total += members.size
             members = members[::stride]
@@ -228,11 +240,11 @@ class LargeRow:
                 stored = sum(m.size for _, m, _ in kept)
         everybody = self.source.gathered((_joined([g for _, _, g in kept]), stride, total))
         groups = _joined([group for part, _, _ in everybody for group in part])
-        others = Others(dear, cheap, math.fsum(rows[0]), math.fsum(rows[1]))
+        others = Others(dear, cheap, _exactly(rows[0]), _exactly(rows[1]))
         found = _Straddle(
             others,
-            math.fsum(rows[2]),
-            math.fsum(rows[3]),
+            _exactly(rows[2]),
+            _exactly(rows[3]),
             groups,
             [(k, m) for k, m, _ in kept],
             max(s for _, s, _ in everybody),
@@ -249,6 +261,7 @@ class LargeRow:
         sample = self.source.sample(2**14 if self.source.size >= 2**19 else 2**11)
         sample = [part for found in self.source.gathered(sample) for part in found]
         price, elasticity, ample = presolve(sample, self.budget, start)
+        self._guess = price, elasticity
         if ample:
             free = self._demand(0.0)
             if free.demand <= self.budget:
@@ -267,12 +280,12 @@ class LargeRow:
                 plan = self._settled(found)
                 if plan is not None:
                     return plan
-                points = [_Point(dear, found.at_dear), _Point(cheap, found.at_cheap)]
+                points = [Point(dear, found.at_dear), Point(cheap, found.at_cheap)]
                 continue
             points.append(
-                _Point(dear, found.at_dear)
+                Point(dear, found.at_dear)
                 if found.at_dear > self.budget
-                else _Point(cheap, found.at_cheap)
+                else Point(cheap, found.at_cheap)
             )
             if found.at_dear > self.budget and dear > 1e299:
                 raise Infeasible
@@ -280,34 +293,34 @@ class LargeRow:
                 least = 0.0 if self._demand(0.0).demand <= self.budget else cheap
                 return _Plan(least, least, interval=(0.0, least))
             if tries >= _TRIES:
-                raise OutOfTime
+                raise OutOfTime("limit of passes")
 
     def _next(
-        self, points: list[_Point], elasticity: float, tries: int
+        self, points: list[Point], elasticity: float, tries: int
     ) -> tuple[float, float, float]:
         """The price where demand should meet the budget, how far it may be off, the elasticity."""
         last = points[-1]
         if len(points) > 1:
             before = points[-2]
-            move = _log(last.price) - _log(before.price)
-            change = _log(before.demand) - _log(last.demand)
+            move = logarithm(last.price) - logarithm(before.price)
+            change = logarithm(before.demand) - logarithm(last.demand)
             if abs(move) > 1e-13 and change / move > 0.05 * elasticity:
                 elasticity = min(change / move, 20.0 * elasticity)
-        step = (_log(last.demand) - _log(self.budget)) / elasticity
+        step = (logarithm(last.demand) - logarithm(self.budget)) / elasticity
         step = min(max(step, -20.0), 20.0)
         if len(points) == 1:
-            return _priced(_log(last.price) + step), abs(step), elasticity
-        previous = abs(_log(last.price) - _log(points[-2].price))
+            return priced(logarithm(last.price) + step), abs(step), elasticity
+        previous = abs(logarithm(last.price) - logarithm(points[-2].price))
         noise = math.sqrt(abs(step) / (self.source.size * max(elasticity, 0.1)))
         width = 2.0 * (abs(step) * min(abs(step) + previous, 1.0) + noise)
         width = (width + _WANTED / self.source.size) * 4.0 ** max(tries - 3, 0)
-        price = _log(last.price) + step
+        price = logarithm(last.price) + step
         # Inside the bracket as far as it is known, and in its middle when that is slow to close.
-        low = -math.inf if self._low is None else _log(self._low.price)
-        high = math.inf if self._high is None else _log(self._high.price)
+        low = -math.inf if self._low is None else logarithm(self._low.price)
+        high = math.inf if self._high is None else logarithm(self._high.price)
         if high - low < math.inf and (tries > 5 or not low < price < high):
             price, width = 0.5 * (low + high), (high - low) / 6.0
-        return _priced(price), min(width, 3.0), elasticity
+        return priced(price), min(width, 3.0), elasticity
 
     def _ends(self, price: float, width: float) -> tuple[float, float]:
         """(dear, cheap): within the bracket, a relative `width` to both sides of a price."""
@@ -369,7 +382,7 @@ class LargeRow:
         """(5,) sums of `kernels.commit`, the allocation handed on block by block."""
         self.tell("dry run" if sink is None else "allocating")
         self.passes += 2
-        columns: list[list[float]] = [[], [], [], [], []]
+        columns: list[list[FloatArray]] = [[], [], [], [], []]
         ties = self._tie_fill(plan) if plan.ties is not None else None
 
         def taken(number: int, block: Block) -> Any:
@@ -384,10 +397,10 @@ class LargeRow:
 
         for _, block, sums, tokens in self._ask("commit", plan.price, plan.spent_at, taken=taken):
             for column, values in zip(columns, sums, strict=True):
-                column.extend(values.tolist())
+                column.append(values)
             if sink is not None:
                 sink(block, local(tokens)[: block.count])
-        return np.array([math.fsum(column) for column in columns])
+        return np.array([_exactly(column) for column in columns])
 
     def _tie_fill(self, plan: _Plan) -> Callable[[int, Block], Any]:
         """Of those who jump at one price, as many in their order as the budget has room for."""
@@ -445,13 +458,13 @@ class LargeRow:
         if not (0 < self.budget < math.inf) or plan.price == 0:
             return plan
         aim = self.budget * (1 - _KEEP)
-        points: list[_Point] = []
+        points: list[Point] = []
         best, price, slope = self._retreat(), plan.spent_at, plan.slope
         for _ in range(6):
-            if price < 0:
+            if price < 0 or self._over():
                 break
             trial = replace(plan, spent_at=price)
-            point = _Point(price, float(self._commit(trial, None)[2]))
+            point = Point(price, float(self._commit(trial, None)[2]))
             points.append(point)
             fits = point.demand <= self.budget
             if fits:
@@ -470,9 +483,28 @@ class LargeRow:
                 break
         return best
 
+    def _fitting(self) -> _Plan:
+        """A plan for want of time: the least price known to fit, or the first one found that does.
+
+        Raises:
+            Infeasible: no price does.
+        """
+        self._searching = False
+        price, elasticity = self._guess
+        price = max(price, self._low.price if self._low is not None else 0.0)
+        step = _MARGIN / elasticity
+        while self._high is None:
+            if price > 1e299:
+                raise Infeasible
+            price = priced(logarithm(price) + step)
+            self.passes += 1
+            over = logarithm(self._measured(price).demand) - logarithm(self.budget)
+            step = max(2.0 * step, over / elasticity + _MARGIN / elasticity)
+        return self._retreat()
+
     def _retreat(self) -> _Plan:
         """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""
-        high = self._high or _Point(1e300, 0.0)
+        high = self._high or Point(1e300, 0.0)
         return _Plan(high.price, high.price, interval=(high.price, high.price))
 
     def retreat(self, sink: Sink) -> None:
@@ -491,73 +523,6 @@ class LargeRow:
 
 
 # -------------------------------------------------------------------------------- the sample
-def presolve(
-    sample: list[tuple[Group, float]], budget: float, start: float | None
-) -> tuple[float, float, bool]:
-    """(price, elasticity, ample): where the sample's demand meets the budget, and how it falls.
-
-    The elasticity is -d log(demand) / d log(price) around there; `ample` where the sample cannot
-    rule out that the budget suffices for all that anybody wants.
-    """
-
-    def demand(price: float) -> float:
-        return math.fsum(
-            factor * float(in_numpy("measure", g.kind, g.columns, price)[2].sum())
-            for g, factor in sample
-        )
-
-    ample = demand(0.0) <= 1.5 * budget
-    price = start if start and 0 < start < math.inf else _break_even_guess(sample, budget)
-    low: _Point | None = None
-    high: _Point | None = None
-    factor = 1.5
-    for _ in range(60):
-        point = _Point(price, demand(price))
-        if point.demand <= budget:
-            high = point
-        else:
-            low = point
-        if abs(_log(point.demand) - _log(budget)) < 1e-3:
-            break
-        if low is None or high is None:
-            if (high is not None and price < 1e-290) or (low is not None and price > 1e290):
-                break
-            price = price * factor if high is None else price / factor
-            factor = min(factor * factor, 1e16)
-            continue
-        ends = _log(low.price), _log(high.price)
-        if ends[1] - ends[0] < 1e-3:
-            break
-        rise = _log(low.demand) - _log(high.demand)
-        share = (_log(low.demand) - _log(budget)) / rise
-        price = _priced(ends[0] + min(max(share, 0.2), 0.8) * (ends[1] - ends[0]))
-    few, many = demand(price * 1.02), demand(price / 1.02)
-    elasticity = (_log(many) - _log(few)) / (2.0 * math.log(1.02))
-    return price, min(max(elasticity, 0.05), 50.0), ample
-
-
-def _break_even_guess(sample: list[tuple[Group, float]], budget: float) -> float:
-    """Fund the sample by falling break-even price until the budget is spent."""
-    prices, charges = [np.zeros(0)], [np.zeros(0)]
-    with np.errstate(all="ignore"):
-        for group, factor in sample:
-            columns = group.columns
-            utility = group.kind.from_parameters(*columns.parameters)
-            excess, slope = utility.tangent_from_zero()
-            tokens = np.minimum(np.asarray(utility.origin + excess), columns.upper)
-            price = (columns.weight * np.asarray(slope) - columns.cost) / columns.coefficient
-            prices.append(np.broadcast_to(price, tokens.shape))
-            charges.append(factor * columns.coefficient * tokens)
-    price, charge = np.concatenate(prices), np.concatenate(charges)
-    usable = np.flatnonzero(np.isfinite(price) & (price > 0) & np.isfinite(charge))
-    if not usable.size:
-        return 1.0
-    order = usable[np.argsort(-price[usable], kind="stable")]
-    last = int(np.searchsorted(np.cumsum(charge[order]), budget))
-    return float(price[order[min(last, order.size - 1)]])
-
-
-# -------------------------------------------------------------------------------- small things
 def local(array: Any) -> NDArray[Any]:
     """What this process holds of an array, in order, as NumPy."""
     if getattr(array, "sharding", None) is None or array.is_fully_addressable:
@@ -572,9 +537,6 @@ def _joined(groups: list[Group]) -> list[Group]:
     return [joined(list(run)) for _, run in runs]
 
 
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -745.0
-
-
-def _priced(log_price: float) -> float:
-    return math.exp(min(max(log_price, -690.0), 690.0))
+def _exactly(rows: list[FloatArray]) -> float:
+    """The sum of all rows' sums, rounded once."""
+    return math.fsum(itertools.chain.from_iterable(row.tolist() for row in rows))

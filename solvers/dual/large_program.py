@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.solvers.dual.blocks import (
     BLOCK,
@@ -21,10 +22,11 @@ from clearopt.solvers.dual.blocks import (
 from clearopt.solvers.dual.core import followers, next_tokens
 from clearopt.solvers.dual.large import Infeasible, LargeRow
 from clearopt.solvers.dual.sharding import ShardedSource
-from clearopt.sums import accurate_sum
+from clearopt.sums import accurate_sum_of
 from clearopt.validation import FloatArray
 
 LARGE_FROM = 20_000  # queries
+_SAME = 1e-11  # relative; what is that close differs by rounding
 NOT_PLAIN = (
     "{} takes one budget row, <=, with coefficients and costs of at least 0, and S-shaped "
     "utilities that JAX can trace; no floors, choices, cost curves or semicontinuous tokens"
@@ -79,7 +81,7 @@ def budget_of(program: Program, coefficient: FloatArray) -> float:
 def solve_large(
     program: Program,
     *,
-    deadline: float,
+    deadline: Deadline,
     start: float | None,
     tell: Callable[[str], None],
     places: int | None = None,
@@ -92,7 +94,7 @@ def solve_large(
     budget at equal marginal utility to the last digits, by two or three passes more.
     """
     coefficient = compact(coefficient_of(program))
-    budget = budget_of(program, coefficient)
+    budget = at_least(budget_of(program, coefficient), charged(coefficient, program.lower))
     source: Source
     if sharded:
         source = ShardedSource(program, coefficient, places=places)
@@ -111,15 +113,31 @@ def solve_large(
     if math.isfinite(budget):
         rest = ArraySource(program, coefficient, BLOCK)
         spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
-        if accurate_sum(coefficient * tokens) > budget * (1 + 1e-10):
+        if charged(coefficient, tokens) > budget * (1 + 1e-10):
             run.retreat(keep)
     return {
         "allocation": tokens,
+        "handed_over": True,
         "bound": program.offset + found.bound,
         "row_prices": np.full(program.rows.shape[0], found.price),
         "message": found.message,
         "statistics": {"nodes": 1, "engine": "sharded" if sharded else "jax", **found.statistics},
     }
+
+
+def at_least(budget: float, least: float) -> float:
+    """The budget, but `least` where it falls short of it by rounding alone.
+
+    A budget that is the sum of the lower bounds, added up in another order, is meant to be it.
+    """
+    return least if budget < least <= budget + _SAME * abs(budget) else budget
+
+
+def charged(coefficient: FloatArray, tokens: FloatArray) -> float:
+    """What the row comes to; `coefficient` is (n,) or (), `tokens` (n,)."""
+    if coefficient.ndim == 0:
+        return accurate_sum_of(tokens.size, lambda part: coefficient * tokens[part])
+    return accurate_sum_of(tokens.size, lambda part: coefficient[part] * tokens[part])
 
 
 def spend_the_rest(
@@ -131,7 +149,7 @@ def spend_the_rest(
     equal marginal utilities are worth; the last rounding error goes to one query alone. Whole
     tokens go where the next one adds most.
     """
-    left = budget - accurate_sum(coefficient * tokens)
+    left = budget - charged(coefficient, tokens)
     for block in source.blocks():
         if left == 0 or (left > 0 and not priced):
             return
@@ -144,17 +162,17 @@ def spend_the_rest(
             bounds = group.columns.lower[able], group.columns.upper[able]
             held[able] = np.clip(changed, *bounds)
             tokens[block.index] = held
-            left = budget - accurate_sum(coefficient * tokens)
+            left = budget - charged(coefficient, tokens)
             largest = int(np.argmax(np.where(able, group.columns.coefficient * held, 0.0)))
             for _ in range(4):
                 if left >= 0 or abs(left) > 1e-9 * spent:
                     break
                 held[largest] += left * (1 + 1e-15) / group.columns.coefficient[largest]
                 tokens[block.index] = held
-                left = budget - accurate_sum(coefficient * tokens)
+                left = budget - charged(coefficient, tokens)
             if 0 <= left <= 1e-9 * spent:
                 return
         elif left > 0 and group.columns.integer is not None:
             next_tokens(group, held, left)
             tokens[block.index] = held
-            left = budget - accurate_sum(coefficient * tokens)
+            left = budget - charged(coefficient, tokens)

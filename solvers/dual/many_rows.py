@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.coupling import Candidates, Relaxed
 from clearopt.solvers.dual.interior import Box, descend
 from clearopt.solvers.dual.rounding import whole_tokens
@@ -64,8 +65,10 @@ class ManyRows:
 
     Args:
         problem: the rows.
-        deadline: of `time.perf_counter`, for what takes long within one box.
+        deadline: for what takes long within one box.
         mend: makes whole tokens of an allocation that nearly meets the rows, moving it little.
+        thorough: go to the last kink of D, and try several allocations in each box, not only the
+            likeliest.
     """
 
     # Prices and amounts come from linear systems, which leave some more than single sums do.
@@ -74,10 +77,12 @@ class ManyRows:
     def __init__(
         self,
         problem: SeveralRows,
-        deadline: float = math.inf,
+        deadline: Deadline = NEVER,
         mend: Callable[[FloatArray], FloatArray | None] | None = None,
+        *,
+        thorough: bool = True,
     ) -> None:
-        self.problem = problem
+        self.problem, self.thorough = problem, thorough
         self._mend, self._mended = mend, 0
         self.queries: Separable = problem.queries
         self.deadline = deadline
@@ -116,6 +121,18 @@ class ManyRows:
         matrices = (problem.rows, problem.curve_rows, problem.floors)
         stacked = sparse.csc_array(sparse.vstack(matrices))
         return np.asarray(stacked[:, index].toarray()).T
+
+    def simple(self, lower: FloatArray, upper: FloatArray) -> list[FloatArray]:
+        useful = np.clip(self.queries.saturation, lower, upper)
+        signs = self.problem.rows.sum(axis=0) + self.problem.curve_rows.sum(axis=0)
+        cheap = np.where(np.asarray(signs).ravel() >= 0, lower, upper)
+        # Between the two ends, row by row, as far as each equality asks.
+        equal = self.problem.rows[np.flatnonzero(self.problem.equality)]
+        least, most = equal @ lower, equal @ upper
+        share = self.problem.budgets[self.problem.equality] - least
+        share = np.clip(share / np.where(most > least, most - least, 1.0), 0.0, 1.0)
+        between = lower + (abs(equal) > 0).astype(np.float64).T @ share * (upper - lower)
+        return [lower, between, useful, upper, cheap]
 
     def accepts(self, tokens: FloatArray) -> bool:
         return self.problem.feasible(tokens)
@@ -197,37 +214,51 @@ class ManyRows:
         start = np.where(np.isfinite(start), start, 0.0)
         best: Bounded | None = None
         blend: Blend | None = None
+        value = math.inf
         holds = self.queries.n <= LARGEST_MASTER
         if not self.kinked or self._master is None:
-            box = Box.of(self.problem, lower, upper)
-            inside = descend(
-                self.problem,
-                box,
-                start,
-                deadline=self.deadline,
-                cutoff=cutoff - abs(cutoff) * 1e-9,
-                precision=1e-14 if holds else 1e-11,
-            )
-            best = self.bound_at(self._tidied(inside.prices, inside.best.value), lower, upper)
-            share, on = inside.share, inside.last.on
-            share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
-            utility = box.off_utility + share * (on.utility - box.off_utility)
-            mean = box.lower + share * (on.tokens - box.lower)
-            over = np.where(share > _DECIDED, on.tokens, box.lower)
-            under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
-            blend = Blend(mean, utility, under, over, share)
-        if self.kinked and not holds:
+            best, blend, value = self._smoothly(lower, upper, start, cutoff)
+        if self.kinked and not holds and self.thorough:
             assert best is not None
             polished = polish(self.problem, best.prices, lower, upper, self.deadline)
             there = self.bound_at(polished, lower, upper)
             best = min(best, there, key=lambda found: found.bound)
-        elif self.kinked or (holds and self._apart(best, inside.value, cutoff)):
+        elif holds and (self.kinked or self._apart(best, value, cutoff)):
             first = start if best is None else best.prices
             best, mixture = self._generate(first, best, lower, upper, cutoff)
             if mixture is not None:
                 blend = self._blend(mixture)
         assert best is not None
-        if holds:  # in a narrow box no price beats none: nothing is lost to rounding
+        return self._relaxed(best, blend, lower, upper)
+
+    def _smoothly(
+        self, lower: FloatArray, upper: FloatArray, start: FloatArray, cutoff: float
+    ) -> tuple[Bounded, Blend, float]:
+        """By the interior-point method: a bound, a mixture that nearly attains it, its value."""
+        box = Box.of(self.problem, lower, upper)
+        inside = descend(
+            self.problem,
+            box,
+            start,
+            deadline=self.deadline,
+            cutoff=cutoff - abs(cutoff) * 1e-9,
+            precision=1e-14 if self.queries.n <= LARGEST_MASTER else 1e-11,
+        )
+        best = self.bound_at(self._tidied(inside.prices, inside.best.value), lower, upper)
+        share, on = inside.share, inside.last.on
+        share = np.where(share < _NOTHING, 0.0, np.where(share > 1.0 - _NOTHING, 1.0, share))
+        utility = box.off_utility + share * (on.utility - box.off_utility)
+        mean = box.lower + share * (on.tokens - box.lower)
+        over = np.where(share > _DECIDED, on.tokens, box.lower)
+        under = np.where(share < 1.0 - _DECIDED, box.lower, on.tokens)
+        return best, Blend(mean, utility, under, over, share), inside.value
+
+    def _relaxed(
+        self, best: Bounded, blend: Blend | None, lower: FloatArray, upper: FloatArray
+    ) -> Relaxed:
+        """The bound at its least, a whole number where every allocation is worth one."""
+        if self.queries.n <= LARGEST_MASTER:
+            # In a narrow box no price beats none: nothing is lost to rounding.
             free = self.bound_at(np.zeros_like(best.prices), lower, upper)
             best = min(best, free, key=lambda found: found.bound)
         fits = best.bound >= self.worst - 1e-9 * abs(self.worst)
@@ -273,8 +304,10 @@ class ManyRows:
         master.add(n, best.response.tokens)
         mixture: Mixture | None = None
         for _ in range(_ROUNDS):
+            if self.deadline.over:
+                break
             master.confine(lower, upper)
-            mixture = master.solve()
+            mixture = master.solve(self.deadline)
             if mixture is None:
                 break
             there = self.bound_at(mixture.prices, lower, upper)
@@ -331,14 +364,15 @@ class ManyRows:
         undecided = np.maximum(0.25 * undecided, 10 * _NO_LOSS * max(abs(relaxed.bound), 1e-300))
         loss = np.where(open_, np.maximum(loss, undecided), loss)
         blocked = loss.max(initial=0.0) > 0 and open_.any()
-        allocations = [] if blocked else [self._pulled_back(mean, lower)]
+        allocations = [] if blocked else [self.pulled_back(mean, lower)]
         split: int | None = None
         worst = int(np.argmax(loss)) if loss.size else 0
         jumped = loss.size > 0 and loss[worst] > _NO_LOSS * max(abs(relaxed.bound), 1e-300)
         if jumped:
             split = worst
             jumps = partial & (loss > 0.01 * loss[worst]) | open_
-            for keep in (blend.share >= 0.5, np.zeros(queries.n, dtype=bool)):
+            sides = (blend.share >= 0.5, np.zeros(queries.n, dtype=bool))
+            for keep in sides if self.thorough else sides[:1]:
                 funded = np.where(jumps, keep, (blend.share >= 0.5) & (blend.over > lower))
                 allocations += self._refill(funded, relaxed, lower, upper)
         elif queries.integer is not None:
@@ -350,10 +384,10 @@ class ManyRows:
             if (off > 0).any():
                 split = int(np.argmax(worth))
         if queries.integer is not None:
-            allocations.append(whole_tokens(self.problem, np.clip(mean, lower, upper)))
-            if jumped:
+            allocations.append(self._whole(np.clip(mean, lower, upper)))
+            if jumped and self.thorough:
                 under = np.clip(blend.under, lower, upper)
-                allocations.append(whole_tokens(self.problem, under))
+                allocations.append(self._whole(under))
             promised = self.problem.levels.size or self.problem.equality.any()
             if self._mend is not None and promised and self._mended < _MENDED:
                 self._mended += 1
@@ -363,6 +397,9 @@ class ManyRows:
         if split is not None and exclusive[split]:
             part = math.nan
         return Candidates(allocations, split, part)
+
+    def _whole(self, tokens: FloatArray) -> FloatArray:
+        return whole_tokens(self.problem, tokens, self.deadline)
 
     def _contested(self, mean: FloatArray) -> NDArray[np.bool_]:
         """(n,) options with tokens of choices in which several have some."""
@@ -378,6 +415,8 @@ class ManyRows:
         self, funded: NDArray[np.bool_], relaxed: Relaxed, lower: FloatArray, upper: FloatArray
     ) -> list[FloatArray]:
         """The best amounts with this set on its concave parts, and all others at their least."""
+        if self.deadline.over:
+            return []
         key = np.packbits(funded).tobytes() + lower.tobytes() + upper.tobytes()
         if key in self._tried:
             return []
@@ -399,10 +438,10 @@ class ManyRows:
             return []
         tokens = inside.last.on.tokens
         if self.queries.integer is not None:
-            return [whole_tokens(self.problem, tokens)]
-        return [self._pulled_back(tokens, low)]
+            return [self._whole(tokens)]
+        return [self.pulled_back(tokens, low)]
 
-    def _pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
+    def pulled_back(self, tokens: FloatArray, low: FloatArray) -> FloatArray:
         """A hair less wherever rounding left a `<=` row overspent."""
         problem = self.problem
         excess = problem.activity(tokens) - problem.budgets

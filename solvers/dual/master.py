@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.validation import FloatArray
 
@@ -76,7 +77,8 @@ class Master:
     def _open(self) -> None:
         model = _Quiet()
         for option, value in (
-            ("threads", 1),
+            # Not `threads`: HiGHS refuses to run where another model of the process has set it.
+            ("parallel", "off"),
             ("presolve", "off"),
             ("solver", "simplex"),
             ("primal_feasibility_tolerance", 1e-10),
@@ -166,8 +168,10 @@ class Master:
         bound = np.where(inside, highspy.kHighsInf, 0.0)
         self.model.changeColsBounds(index.size, index, np.zeros(index.size), bound)
 
-    def solve(self) -> Mixture | None:
-        """None where HiGHS gives up, which costs a bound and no more."""
+    def solve(self, deadline: Deadline = NEVER) -> Mixture | None:
+        """None where HiGHS gives up or time does, which costs a bound and no more."""
+        # HiGHS counts from its own beginning, over all programs that it has solved.
+        self.model.setOptionValue("time_limit", self.model.getRunTime() + deadline.left)
         self.model.run()
         if self.model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None

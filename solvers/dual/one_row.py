@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.coupling import Candidates, Relaxed
 from clearopt.solvers.dual.price_search import Bracket, search_price
 from clearopt.solvers.dual.separable import (
@@ -35,6 +36,7 @@ class OneRow:
     coefficient: FloatArray
     budget: float
     equality: bool
+    deadline: Deadline = NEVER  # for what takes long within one box
 
     def demand(self, tokens: FloatArray) -> float:
         return math.fsum(self.coefficient * tokens)
@@ -91,6 +93,14 @@ class OneRow:
     def columns(self, index: NDArray[np.intp]) -> FloatArray:
         return self.coefficient[index, None]
 
+    def simple(self, lower: FloatArray, upper: FloatArray) -> list[FloatArray]:
+        cheap = np.where(self.coefficient >= 0, lower, upper)
+        dear = np.where(self.coefficient >= 0, upper, lower)
+        least, most = self.demand(cheap), self.demand(dear)
+        if not (self.equality and least < self.budget < most < math.inf):
+            return [cheap, dear]
+        return [cheap + (self.budget - least) / (most - least) * (dear - cheap)]
+
     def accepts(self, tokens: FloatArray) -> bool:
         excess = self.demand(tokens) - self.budget
         size = max(abs(self.budget), math.fsum(np.abs(self.coefficient * tokens)))
@@ -100,8 +110,8 @@ class OneRow:
         found = relax(self, lower, upper, start=start, cutoff=cutoff)
         at = Effective(self.queries.weight, self.prices(found.price), self.queries.curve_cost)
         # A search that stopped at the cutoff says nothing of who fits.
-        fits = found.fits or found.bound <= cutoff
-        return Relaxed(found.bound, found.price, fits, at, found.at_price, found)
+        fits = found.fits or found.bracket.cut_short or found.bound <= cutoff
+        return Relaxed(found.bound, found.price, fits, at, found.at_price, found, cutoff)
 
     def candidates(self, relaxed: Relaxed, lower: FloatArray, upper: FloatArray) -> Candidates:
         found: Relaxation = relaxed.detail
@@ -113,7 +123,7 @@ class OneRow:
             versions = [mixture.tokens.copy(), mixture.tokens.copy()]
             versions[0][split], versions[1][split] = found.under[split], found.over[split]
         for version in versions:
-            refilled = refill(self, version, lower, upper, found.price)
+            refilled = refill(self, version, lower, upper, found.price, relaxed.cutoff)
             if refilled is None:
                 continue
             allocations.append(refilled)
@@ -159,7 +169,12 @@ def relax(
         return gain + price * row.budget, row.budget - demand
 
     bracket = search_price(
-        evaluate, start=start, equality=row.equality, cutoff=cutoff, tolerance=tolerance
+        evaluate,
+        start=start,
+        equality=row.equality,
+        cutoff=cutoff,
+        tolerance=tolerance,
+        deadline=row.deadline,
     )
 
     def response_at(price: float) -> BestResponse:
@@ -255,11 +270,13 @@ def refill(
     lower: FloatArray,
     upper: FloatArray,
     price: float,
+    cutoff: float = -math.inf,
 ) -> FloatArray | None:
     """The best allocation that keeps each query on its side of the inflection.
 
     Those on the concave part share the budget at equal marginal utility; the others keep what
-    they have. A concave problem, so its own price search is exact. None where it does not fit.
+    they have. A concave problem, so its own price search is exact. None where it does not fit,
+    or is worth no more than `cutoff`.
     """
     queries = row.queries
     bend = np.clip(queries.inflection, lower, upper)
@@ -270,8 +287,8 @@ def refill(
     cheapest = math.fsum(np.minimum(row.coefficient * low, row.coefficient * high))
     if cheapest > row.budget:
         return None
-    relaxation = relax(row, low, high, start=price)
-    if not relaxation.fits:
+    relaxation = relax(row, low, high, start=price, cutoff=cutoff)
+    if not relaxation.fits or relaxation.bound <= cutoff:
         return None
     return mix(row, relaxation).tokens
 
@@ -283,6 +300,8 @@ def spend_whole_tokens(row: OneRow, tokens: FloatArray, upper: FloatArray) -> Fl
         return tokens
     tokens = tokens.copy()
     for _ in range(64):
+        if row.deadline.over:
+            break
         room = row.budget - row.demand(tokens)
         more = np.minimum(queries.whole_after(tokens), upper)
         fits = queries.integer & (more > tokens) & (row.coefficient * (more - tokens) <= room)

@@ -23,7 +23,8 @@ def price_interval(row: OneRow, price: float) -> tuple[float, float]:
         _, demand = queries.totals(at, row.coefficient, queries.lower, queries.upper)
         return abs(row.budget - demand) <= _NO_SLACK * max(abs(row.budget), abs(demand))
 
-    if price < 0:  # an equality row that pays for tokens: not looked into
+    # Not looked into: an equality row that pays for tokens, and what there is no time for.
+    if price < 0 or row.deadline.over:
         return price, price
     low = high = price
     if price > 0 and flat(price * (1 - _BESIDE)):

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from clearopt.deadline import NEVER, Deadline
+
 # A price: D there and its slope (budget minus demand).
 Evaluate = Callable[[float], tuple[float, float]]
 
@@ -37,6 +39,7 @@ class Bracket:
     low: Point | None
     high: Point
     evaluations: int
+    cut_short: bool = False  # by the deadline, before `high` and `low` were known
 
     @property
     def best(self) -> Point:
@@ -55,9 +58,10 @@ class Bracket:
 class _Oracle:
     """D as points, counted."""
 
-    def __init__(self, evaluate: Evaluate, limit: int) -> None:
+    def __init__(self, evaluate: Evaluate, limit: int, deadline: Deadline) -> None:
         self._evaluate = evaluate
         self._limit = limit
+        self._deadline = deadline
         self.count = 0
 
     def __call__(self, price: float) -> Point:
@@ -66,7 +70,7 @@ class _Oracle:
 
     @property
     def exhausted(self) -> bool:
-        return self.count >= self._limit
+        return self.count >= self._limit or self._deadline.over
 
 
 def search_price(
@@ -77,6 +81,7 @@ def search_price(
     cutoff: float = -math.inf,
     tolerance: float = 1e-14,
     limit: int = 400,
+    deadline: Deadline = NEVER,
 ) -> Bracket:
     """Bracket the minimiser of D over price >= 0 (all prices for an equality row).
 
@@ -86,11 +91,13 @@ def search_price(
         cutoff: stop as soon as some D <= cutoff (a branch that cannot improve).
         tolerance: relative gap between the best D and the tangents' crossing.
         limit: evaluations at most; the bracket is valid whenever the search stops.
+        deadline: after which there are no more evaluations than one.
 
     Returns:
-        The bracket. `high.slope < 0` means that no price made demand fit the budget.
+        The bracket. `high.slope < 0` means that no price made demand fit the budget, unless the
+        search was `cut_short`.
     """
-    oracle = _Oracle(evaluate, limit)
+    oracle = _Oracle(evaluate, limit, deadline)
     start = start if 0 < start < math.inf else 1.0
     point = oracle(start)
     low: Point | None = None
@@ -122,7 +129,7 @@ def search_price(
         point = oracle(following)
         step = min(step * step, 1e16)
     if low is None or high is None:
-        return Bracket(None, point, oracle.count)
+        return Bracket(None, point, oracle.count, cut_short=deadline.over)
     return _narrow(oracle, low, high, cutoff, tolerance)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from clearopt.deadline import NEVER, Deadline
 from clearopt.solvers.dual.several_rows import SeveralRows
 from clearopt.validation import FloatArray
 
@@ -16,8 +17,13 @@ _SINGLY = 2_000  # queries up to which tokens are given back one by one
 _PASSES = 4  # in bulk, before that
 
 
-def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
-    """Round whole tokens down, then give single tokens back where rows allow and they add most."""
+def whole_tokens(
+    problem: SeveralRows, tokens: FloatArray, deadline: Deadline = NEVER
+) -> FloatArray:
+    """Round whole tokens down, then give single tokens back where rows allow and they add most.
+
+    After the deadline no more are given back.
+    """
     queries = problem.queries
     assert queries.integer is not None
     tokens = np.maximum(queries.whole_below(tokens, 1e-7), queries.lower)
@@ -25,7 +31,7 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
         return tokens
     columns, curve_columns = sparse.csc_array(problem.rows), sparse.csc_array(problem.curve_rows)
     if problem.levels.size and queries.n <= _SINGLY:
-        tokens = _meet_floors(problem, tokens, columns)
+        tokens = _meet_floors(problem, tokens, columns, deadline)
     room = problem.budgets - problem.activity(tokens)
     able = queries.integer.copy()
     if queries.choice is not None:
@@ -36,7 +42,10 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
         tokens, room = _in_bulk(problem, tokens, more, added, able, room)
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         added = problem.gains(more) - problem.gains(tokens)
+        able &= _fits_alone(problem, tokens, more, room)
     for _ in range(4 * min(queries.n, _SINGLY)):
+        if deadline.over:
+            break
         can = able & (more > tokens)
         if queries.least is not None:
             can &= more >= queries.least
@@ -61,7 +70,9 @@ def whole_tokens(problem: SeveralRows, tokens: FloatArray) -> FloatArray:
     return tokens
 
 
-def _meet_floors(problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_array) -> FloatArray:
+def _meet_floors(
+    problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_array, deadline: Deadline
+) -> FloatArray:
     """One token after the other to whoever brings the floors that are short most for it."""
     queries = problem.queries
     assert queries.integer is not None
@@ -70,6 +81,8 @@ def _meet_floors(problem: SeveralRows, tokens: FloatArray, columns: sparse.csc_a
         able &= tokens > 0
     utility = queries.utility(tokens)
     for _ in range(2 * queries.n):
+        if deadline.over:
+            break
         short = problem.levels - problem.floors @ utility
         if not (short > 0).any():
             break
@@ -112,6 +125,8 @@ def _in_bulk(
         wanted = able & (more > tokens) & (added > 0)
         if queries.least is not None:
             wanted &= more >= queries.least
+        # Who has no room of its own must not stand in line for the rows of others.
+        wanted &= _fits_alone(problem, tokens, more, room)
         chosen = np.flatnonzero(wanted)
         chosen = chosen[np.argsort(-added[chosen], kind="stable")]
         use = sparse.csr_array(problem.rows[:, chosen].multiply((more - tokens)[chosen]))
@@ -132,3 +147,16 @@ def _in_bulk(
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         added = problem.gains(more) - problem.gains(tokens)
     return tokens, room
+
+
+def _fits_alone(
+    problem: SeveralRows, tokens: FloatArray, more: FloatArray, room: FloatArray
+) -> NDArray[np.bool_]:
+    """(n,) whether every row has room for the query's next token, if it alone had one more."""
+    curves = problem.queries.curve(more) - problem.queries.curve(tokens)
+    fits = np.ones(tokens.size, dtype=bool)
+    for matrix, step in ((problem.rows, more - tokens), (problem.curve_rows, curves)):
+        entries = matrix.tocoo()
+        use = entries.data * step[entries.col]
+        fits[entries.col[(use > 0) & (use > room[entries.row])]] = False
+    return fits

@@ -89,6 +89,37 @@ class Separable:
     def _collect(self, question: Any) -> FloatArray:
         return np.concatenate([np.asarray(question(f.utility)) for f in self.families])
 
+    def part(self, positions: NDArray[np.intp]) -> Separable:
+        """The queries at these positions, (m,) rising, as a program of their own; in NumPy."""
+        families, start = [], 0
+        for family in self.families:
+            mine = positions[(positions >= family.part.start) & (positions < family.part.stop)]
+            if mine.size:
+                utility = family.utility.take(mine - family.part.start)
+                families.append(Family(utility, slice(start, start + mine.size)))
+                start += mine.size
+        choice = None
+        if self.choice is not None:
+            number = np.full(self.n, -1, dtype=np.intp)
+            number[self.choice.members] = self.choice.number
+            choice = Choices.of(number[positions])
+        integer = None if self.integer is None else self.integer[positions]
+        least = None if self.least is None else self.least[positions]
+        return Separable(
+            order=np.arange(positions.size),
+            families=tuple(families),
+            weight=self.weight[positions],
+            cost=self.cost[positions],
+            lower=self.lower[positions],
+            upper=self.upper[positions],
+            integer=integer if integer is not None and integer.any() else None,
+            least=least if least is not None and least.any() else None,
+            choice=choice,
+            grid=None if self.grid is None else self.grid.part(positions),
+            curve_cost=self.curve_cost[positions],
+            engine="numpy",
+        )
+
     def utility(self, tokens: FloatArray) -> FloatArray:
         """U_i(b_i), (n,)."""
         with np.errstate(all="ignore"):
@@ -234,7 +265,10 @@ def rigorous_sum(
 ) -> float:
     """An upper bound on the sum of gains: summed exactly, plus what the terms may be off by."""
     sizes = np.abs(weight * utility) + np.abs(price * tokens)
-    return math.fsum(gain) + ROUNDING * math.fsum(sizes)
+    try:
+        return math.fsum(gain) + ROUNDING * math.fsum(sizes)
+    except OverflowError:  # a price near the largest number, where nothing is proven
+        return math.inf
 
 
 def view(program: Program) -> InCost:

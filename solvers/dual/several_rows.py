@@ -8,13 +8,14 @@ of the prices is in `rounding`.
 from __future__ import annotations
 
 import math
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
+from clearopt.deadline import Deadline
 from clearopt.program import Program
 from clearopt.solvers.dual.separable import Effective, Separable, rigorous_sum
 from clearopt.utilities import BestResponse
@@ -151,12 +152,16 @@ def _whole_budgets(
     return np.where(plain, np.floor(budgets + 1e-9 * np.maximum(1.0, np.abs(budgets))), budgets)
 
 
+class _OutOfTime(Exception):
+    """Between two evaluations of one descent."""
+
+
 def polish(
     problem: SeveralRows,
     first: FloatArray,
     lower: FloatArray,
     upper: FloatArray,
-    deadline: float,
+    deadline: Deadline,
 ) -> FloatArray:
     """Better prices (K + J,) where D is piecewise and the queries are many: L-BFGS-B from `first`.
 
@@ -170,6 +175,8 @@ def polish(
 
     def evaluate(scaled: FloatArray) -> tuple[float, FloatArray]:
         nonlocal least, best
+        if deadline.over:
+            raise _OutOfTime
         prices = scaled * scale
         at = problem.effective(prices[:k], prices[k:])
         response = queries.respond(at.price, lower, upper, at.weight, at.curve_price)
@@ -183,20 +190,16 @@ def polish(
         ]
         return value, slack * scale
 
-    def stop(_: FloatArray) -> None:
-        if time.perf_counter() > deadline:
-            raise StopIteration
-
     free = np.r_[problem.equality, np.zeros(problem.levels.size, dtype=bool)]
-    optimize.minimize(
-        evaluate,
-        np.where(free, first, np.maximum(first, 0.0)) / scale,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(None if f else 0.0, None) for f in free],
-        callback=stop,
-        options={"maxiter": 40, "maxfun": 80, "ftol": 1e-13, "gtol": 1e-12, "maxcor": 30},
-    )
+    with suppress(_OutOfTime):
+        optimize.minimize(
+            evaluate,
+            np.where(free, first, np.maximum(first, 0.0)) / scale,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(None if f else 0.0, None) for f in free],
+            options={"maxiter": 40, "maxfun": 80, "ftol": 1e-13, "gtol": 1e-12, "maxcor": 30},
+        )
     return best
 
 

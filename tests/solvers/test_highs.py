@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -167,3 +170,20 @@ def _families(program):
         for query in block.index.tolist():
             family[query] = block.family
     return family
+
+
+def test_the_dual_proves_as_much_after_highs_has_run_in_the_process() -> None:
+    """HiGHS keeps its number of threads for a whole process and refuses models that ask for another
+    one: the dual's column generation got no answer, and a gap of 5 % stayed open."""
+    script = """
+import numpy as np, clearopt as co
+rng = np.random.default_rng(8)
+tokens = co.Allocation(8, upper=200, integer=True)
+accuracy = co.CumulativeSurge(rng.uniform(0.3, 1, 8), rng.uniform(5, 40, 8), 0.1)(tokens)
+rows = [co.sum(tokens) <= 96, co.sum(tokens[:4]) <= 32]
+problem = co.Problem(co.Maximize(co.sum(accuracy)), rows)
+highs = problem.solve("highs", time_limit=30)
+dual = problem.solve("dual", time_limit=30)
+assert highs.status == dual.status == "optimal", (highs, dual)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import clearopt as co
 from clearopt.assemble import make_solution
+from clearopt.deadline import NEVER
 from clearopt.solvers.dual.large_program import is_plain, solve_large
 from clearopt.sums import accurate_sum
 
@@ -16,7 +17,7 @@ from clearopt.sums import accurate_sum
 def solve_in_blocks(problem, **options):
     program = problem.program
     assert is_plain(program)
-    found = solve_large(program, deadline=math.inf, start=None, tell=lambda what: None, **options)
+    found = solve_large(program, deadline=NEVER, start=None, tell=lambda what: None, **options)
     return make_solution(program, solver="dual", seconds=0.0, **found)
 
 
@@ -199,3 +200,20 @@ def test_a_price_interval():
     problem = declare("cumulative", 50)
     low, high = problem.solve().statistics["price_interval"]
     assert low == high == problem.solve().prices["budget"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("excess", [-1e-13, 0.0, 1e-13, 1e-11])
+@pytest.mark.parametrize("family", [co.ShiftedSurge, co.CumulativeSurge])
+def test_a_budget_for_the_lower_bounds_and_no_more(family, excess, whole) -> None:
+    rng = np.random.default_rng(0)
+    n = 20_000
+    least = rng.uniform(0, 50, n)
+    least = np.floor(least) if whole else least
+    tokens = co.Allocation(n, lower=least, upper=500, integer=whole)
+    accuracy = family(rng.uniform(0.2, 1, n), rng.uniform(5, 100, n), 10 ** rng.uniform(-2, 0, n))
+    budget = float(least.sum()) * (1 + excess)
+    problem = co.Problem(co.Maximize(co.sum(accuracy(tokens))), [co.sum(tokens) <= budget])
+    solution = problem.solve()
+    assert solution.status == "optimal", solution.summary()
+    assert solution.allocation == pytest.approx(least, abs=1e-4)

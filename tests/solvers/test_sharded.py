@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sharded_worker import declare
 
+from clearopt.deadline import NEVER
 from clearopt.solvers.dual.large_program import solve_large
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -19,7 +20,7 @@ TIME = 240  # seconds for all of a subprocess; compiling takes nearly all of it
 
 def alone(case, *, exact):
     program = declare(case, None).program
-    found = solve_large(program, deadline=np.inf, start=None, tell=lambda what: None, exact=exact)
+    found = solve_large(program, deadline=NEVER, start=None, tell=lambda what: None, exact=exact)
     return program, found
 
 

@@ -343,3 +343,22 @@ def test_the_exported_formula_is_the_value(family):
             rtol=1e-9,
             atol=1e-15,  # an algebraic formula cannot switch to a series where it cancels
         )
+
+
+@pytest.mark.parametrize("family", [co.CumulativeSurge, co.ShiftedSurge])
+@pytest.mark.parametrize("whole", [False, True])
+def test_below_saturation_the_upper_bound_needs_no_look(family, whole):
+    rng = np.random.default_rng(5)
+    n = 20_000
+    utility = family(rng.uniform(0.1, 1, n), rng.uniform(0, 50, n), 10 ** rng.uniform(-2, 0, n))
+    enough = utility.origin + utility.saturation_excess
+    lower = np.floor(rng.uniform(0, 0.2, n) * enough)
+    upper = lower + np.floor(rng.uniform(0, 1, n) * (enough - lower))
+    price = np.where(rng.random(n) < 0.1, 0.0, 10 ** rng.uniform(-12, 0, n))
+    integer = np.full(n, True) if whole else None
+    with np.errstate(all="ignore"):
+        looked, spared = (
+            utility.best_response(1.0, price, lower, upper, integer, saturated=saturated)
+            for saturated in (False, True)
+        )
+    np.testing.assert_allclose(spared.gain, looked.gain, rtol=1e-14, atol=1e-15)
