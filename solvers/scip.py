@@ -119,7 +119,7 @@ class Scip(Backend):
         if infeasible:
             reason = infeasibility_message(program, REASONS_TIME_LIMIT)
             message = f"{message}: {reason}" if reason else message
-        return make_solution(
+        solution = make_solution(
             program,
             solver=self.name,
             seconds=time.perf_counter() - started,
@@ -138,6 +138,10 @@ class Scip(Backend):
                 "tangents": 0 if interface.handler is None else interface.handler.cuts,
             },
         )
+        if solution.status == "feasible" and not solution.message:
+            # SCIP is done, but what its tolerances add to the bound is more than was allowed.
+            solution = replace(solution, message="SCIP proved it to its own tolerances, no further")
+        return solution
 
 
 _MESSAGES = {
