@@ -104,7 +104,13 @@ class SolverTable(Mapping[str, SolverInfo]):
                 f"{info.name:<{width}}  {installed:<9}  {info.certifies:<9}  {info.summary}{hint}",
                 f"{'':<{width}}  {_taken(info.supports)}",
             ]
-        return "\n".join([*lines, 'solver="auto" takes the first that proves most of a problem'])
+        reached = importlib.import_module("clearopt.solvers.pyomo").installed_names()
+        lines += [
+            "and, through Pyomo, any solver it reaches as 'pyomo:NAME'; installed: "
+            + (", ".join(reached) or "none  (install: pip install 'clearopt[pyomo]')"),
+            'solver="auto" takes the first that proves most of a problem',
+        ]
+        return "\n".join(lines)
 
 
 def _taken(supports: frozenset[Feature]) -> str:
@@ -143,10 +149,12 @@ def get_solver(solver: str | Backend) -> Backend:
         raise UnknownSolverError(
             f"solver = {solver.__name__}: give its name, or an instance, {solver.__name__}()"
         )
+    elif isinstance(solver, str) and solver.partition(":")[0] == "pyomo":
+        backend = importlib.import_module("clearopt.solvers.pyomo").named(solver)
     elif isinstance(solver, str) and (solver in _BUILT_IN or solver in _names()):
         backend = _load(solver)
     else:
-        known = ", ".join(repr(name) for name in [*_names(), Auto.name])
+        known = ", ".join(repr(name) for name in [*_names(), Auto.name, "pyomo:NAME"])
         raise UnknownSolverError(f"unknown solver {solver!r}; known are {known}")
     if not backend.is_available():
         missing = [module for module in backend.modules if not is_installed(module)]

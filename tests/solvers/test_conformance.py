@@ -10,10 +10,7 @@ NOT_HERE: dict[str, str] = {}
 
 # Defects known and open: (back-end, check) -> what is wrong. Each is held to still be there, so
 # that an entry goes when its defect does.
-DEFECTS = {
-    ("scip", "a cost curve, whole tokens"): "'optimal' with a bound 10 % below the optimum",
-    ("scip", "tokens and a cost curve charged"): "'optimal' with a bound below the optimum",
-}
+DEFECTS: dict[tuple[str, str], str] = {}
 
 SOLVERS = [name for name in co.solvers() if name not in NOT_HERE]
 CASES = [(solver, check) for solver in SOLVERS for check in testing.checks()]
