@@ -411,7 +411,8 @@ class _Master:
             ("output_flag", False),
             ("presolve", "off"),
             ("solver", "simplex"),
-            ("threads", 1),
+            # Not by `threads`: HiGHS keeps one number of threads for the whole process.
+            ("parallel", "off"),
             ("primal_feasibility_tolerance", 1e-10),
             ("dual_feasibility_tolerance", 1e-10),
         ):

@@ -78,7 +78,7 @@ def test_dp_finds_what_enumeration_finds(seed: int) -> None:
 
 @pytest.mark.parametrize("solver", ["dp", "ortools"])
 def test_fractional_tokens_are_refused_with_the_query(solver: str) -> None:
-    with pytest.raises(co.UnsupportedProblemError, match="query 0 has fractional ones"):
+    with pytest.raises(co.UnsupportedProblemError, match="query 0 has fractional tokens"):
         surges(4, integer=False).solve(solver)
 
 
