@@ -198,4 +198,4 @@ def _hint(model: Any, taken: list[Any], amounts: _Amounts, warm: Solution | None
     if known.size <= int(amounts.query.max(initial=-1)):
         return
     for literal, held in zip(taken, known[amounts.query] == amounts.tokens, strict=True):
-        model.add_hint(literal, bool(held))
+        model.add_hint(literal, int(held))

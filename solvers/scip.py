@@ -109,6 +109,8 @@ class Scip(Backend):
         tokens = _tokens(own.program, model, results)
         if tokens is not None:
             tokens = mended(program, own.restore(tokens), options.time_limit)
+        if start is not None:
+            tokens = better_of(program, tokens, own.restore(start))
         claimed = results.objective_bound
         bound = math.inf if claimed is None else float(claimed)
         if math.isfinite(bound):
@@ -296,6 +298,13 @@ def mended(program: Program, tokens: FloatArray, time_limit: float | None) -> Fl
         if found is not None:
             return found
     return repair(program, tokens, time_limit=time_limit)
+
+
+def better_of(program: Program, found: FloatArray | None, start: FloatArray) -> FloatArray:
+    """What SCIP found, or the start where it found nothing better: SCIP may refuse a start."""
+    if found is None or program.objective(found) < program.objective(start):
+        return start
+    return found
 
 
 def _unbounded(program: Program, started: float) -> Solution:
