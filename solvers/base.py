@@ -90,7 +90,8 @@ class Backend(ABC):
         name: how it is asked for.
         summary: one line for `co.solvers()`.
         supports: the features of a program it can take (`capabilities` says what each of them
-            is); a plain program needs none. A program with another is refused before any work.
+            is); one budget over tokens needs "fractional tokens" or "whole tokens" and no other.
+            A program with another is refused before any work.
         certifies: "optimum" (allocation and bound), "bound" (a valid bound, no proof that its
             allocation is best), or "nothing".
         modules: packages it imports when it solves; probed without importing.

@@ -89,7 +89,7 @@ def test_features():
     def of(*constraints):
         return features_of(co.Problem(co.Maximize(co.sum(accuracy)), constraints).program)
 
-    assert of() == {"whole tokens"}
+    assert of() == {"fractional tokens", "whole tokens"}
     assert of(co.sum(tokens) <= 9, co.sum(tokens) <= 8) >= {"several rows"}
     assert of(tokens[0] <= tokens[1]) >= {"negative coefficients"}
     assert of(co.sum(tokens) == 9) >= {"equality rows"}
@@ -99,7 +99,7 @@ def test_features():
 def test_a_back_end_that_cannot_says_who_can(tokens):
     class Simple(Recorder):
         name = "simple"
-        supports = frozenset({"whole tokens"})
+        supports = frozenset({"fractional tokens", "whole tokens"})
 
     problem = co.Problem(
         co.Maximize(co.sum(FAMILY(tokens))), [co.mean(FAMILY(tokens)) >= 0.1, co.sum(tokens) == 90]
