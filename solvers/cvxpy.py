@@ -14,7 +14,6 @@ import time
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.certificate import check_feasibility
 from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.program import Program
 from clearopt.solution import Solution
@@ -27,7 +26,7 @@ from clearopt.solvers.in_cost import InCost, in_cost
 from clearopt.solvers.progress import listener
 from clearopt.solvers.relaxation import concave_envelope, implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import refill, repair
-from clearopt.solvers.warm_start import known_prices
+from clearopt.solvers.warm_start import better, known_allocation, known_prices
 from clearopt.validation import FloatArray
 
 _ENVELOPES = ("exact", "tangents")
@@ -71,7 +70,7 @@ class Cvxpy(Backend):
         seen = _in_cost(program)
         envelope = concave_envelope(seen.program, seen.lower, seen.upper)
         heard = listener(program, options, started)
-        known = _known_allocation(program, options.warm_start)
+        known = _incumbent(program, options.warm_start)
         if known is not None and heard is not None:
             heard(program.objective(known), math.inf)
         relaxed = relax(
@@ -83,7 +82,7 @@ class Cvxpy(Backend):
         tokens = known
         if relaxed.tokens is not None and program.has_curves:
             found = repair(program, seen.tokens(relaxed.tokens), time_limit=run.limit)
-            tokens = _better(program, found, known)
+            tokens = better(program, found, known)
         elif relaxed.tokens is not None:
             tokens = rounded(program, envelope, relaxed, run, known=known, heard=heard)
         message = relaxed.message
@@ -126,25 +125,12 @@ def _in_cost(program: Program) -> InCost:
     return in_cost(program, lower, upper)
 
 
-def _known_allocation(program: Program, earlier: Solution | None) -> FloatArray | None:
+def _incumbent(program: Program, earlier: Solution | None) -> FloatArray | None:
     """The earlier allocation where it is feasible here, whole tokens left given out; or None."""
-    if earlier is None or earlier.allocation is None:
-        return None
-    if np.shape(earlier.allocation) != (program.n,):
-        return None
-    tokens = np.array(earlier.allocation, dtype=np.float64)
-    if not check_feasibility(program, tokens).ok:
-        return None
-    return tokens if program.has_curves else _better(program, refill(program, tokens), tokens)
-
-
-def _better(
-    program: Program, found: FloatArray | None, known: FloatArray | None
-) -> FloatArray | None:
-    """Of two feasible allocations the one with the greater objective; either may be None."""
-    if found is None or known is None:
-        return known if found is None else found
-    return found if program.objective(found) > program.objective(known) else known
+    known = known_allocation(program, earlier)
+    if known is None or program.has_curves:
+        return known
+    return better(program, refill(program, known), known)
 
 
 def _usable_prices(program: Program, options: SolveOptions) -> Prices | None:
