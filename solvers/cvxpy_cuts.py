@@ -61,8 +61,8 @@ def first_tangents(envelope: Envelope) -> Tangents:
         cuts = cuts + Tangents.at(envelope, excess, np.flatnonzero(curved))
     # Flat from the peak on, where more can be had than is useful.
     width = envelope.upper - envelope.lower
-    past = (envelope.chord > 0) & (envelope.reach < width) & (envelope.contact >= envelope.end)
-    past = np.flatnonzero(past)
+    bent_there = (envelope.chord > 0) & (envelope.contact >= envelope.end)
+    past = np.flatnonzero(bent_there & (envelope.reach < width))
     cuts = cuts + Tangents(past, envelope.peak[past], np.zeros(past.size))
     return cuts + _pieces(envelope)
 

@@ -38,8 +38,9 @@ class Together:
     ) -> None:
         self._heard = heard
         n = program.n
-        self.bounds = np.bincount(labels[:n], weights=_free_gains(program), minlength=count)
-        self.values = np.bincount(labels[:n], weights=_least_gains(program), minlength=count)
+        self.bounds, self.values = np.zeros(count), np.zeros(count)
+        np.add.at(self.bounds, labels[:n], _free_gains(program))
+        np.add.at(self.values, labels[:n], _least_gains(program))
         self.values[labels[n:][_missed_by_least(program)]] = -math.inf
         self._tell()
 
