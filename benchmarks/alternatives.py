@@ -78,6 +78,7 @@ def compare(sizes: list[int], solvers: list[str], limit: float) -> None:
 
 
 def envelopes(sizes: list[int], limit: float) -> None:
+    declare(co.CumulativeSurge, 3).solve("cvxpy")  # imports
     print("family | n | exact: models, seconds, gap | tangents: the same | bounds apart")
     for n in sizes:
         rng = np.random.default_rng(n)

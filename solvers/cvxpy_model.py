@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,7 +156,9 @@ class Model:
         )
         run.models += 1
         try:
-            model.solve(**run.settings())
+            with warnings.catch_warnings():  # how good the point is, the dual function tells
+                warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+                model.solve(**run.settings())
         except cvxpy.error.SolverError as error:
             return str(error), None
         if model.status in ("infeasible", "infeasible_inaccurate"):

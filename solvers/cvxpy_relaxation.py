@@ -20,6 +20,7 @@ from clearopt.solvers.relaxation import Envelope, lagrangian_bound
 from clearopt.validation import FloatArray
 
 _ROUNDS = 40
+_INEXACT = 1e-7  # relative; a gap that interior-point solvers leave on cones is smaller
 _LINE_STEPS = 16
 _RAY = (0.0, 1.0, 2.0)  # parts of the prices between which a lower bound is looked for
 _RAY_STEPS = 32
@@ -88,10 +89,8 @@ def relax(
         in_cones = model.exact
         status, point = model.solve(best.cuts, run)
         if point is None and status != "infeasible" and in_cones.any() and run.left > 0:
-            # It takes no such cones, or failed on them: tangents do, with any solver.
-            run.cones = False
-            model = Model(program, envelope, cones=False)
-            best.cuts = best.cuts + start.of(in_cones)
+            run.cones = False  # it takes no such cones, or failed on them
+            model, best.cuts = Model(program, envelope, cones=False), best.cuts + start.of(in_cones)
             continue
         if status == "infeasible":
             best.infeasible = True
@@ -121,8 +120,14 @@ def relax(
             best.improve(program, envelope, prices)
         if heard is not None:
             heard(-math.inf, best.bound)
-        if done or loose.size == 0:
+        if done:
             break
+        if loose.size == 0:
+            if not in_cones.any() or best.bound - best.value <= _INEXACT * size:
+                break
+            # The solver was not exact on its cones: tangents can be as close as one likes.
+            model, best.cuts = Model(program, envelope, cones=False), best.cuts + start.of(in_cones)
+            continue
         best.cuts = best.cuts + Tangents.at(envelope, envelope.excess(point.tokens), loose)
         # And around the prices of the lowest bound between the last ones and these, closer each
         # time. A linear program's multipliers are slopes of tangents it already has; these are
