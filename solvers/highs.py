@@ -29,6 +29,7 @@ from clearopt.solvers.pieces import Pieces, count_of, first_pieces, multiple_cho
 from clearopt.solvers.progress import listener
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import known_allocation
 from clearopt.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Highs(Backend):
         pieces, formulation = _formulated(seen, wanted)
         run = _Run(program, seen, pieces, options, deadline, listener(program, options, started))
         run.offer(program.least)
-        run.offer(None if options.warm_start is None else options.warm_start.allocation)
+        run.offer(known_allocation(program, options.warm_start))
         run.refine()
         if run.infeasible:
             reason = infeasibility_message(program, REASONS_TIME_LIMIT)

@@ -26,6 +26,7 @@ from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.relaxation import is_unbounded_direction
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import better, known_allocation
 
 _MOST = 400_000  # Booleans
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -76,6 +77,7 @@ class OrTools(Backend):
             tokens = np.zeros(program.n)
             tokens[amounts.query[chosen]] = amounts.tokens[chosen]
             tokens = repair(program, tokens)
+        tokens = better(program, tokens, known_allocation(program, options.warm_start))
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):  # else it may say 0, for none
             claimed = solver.best_objective_bound
             if math.isfinite(claimed) and abs(claimed) < 2.0**62:
@@ -198,4 +200,4 @@ def _hint(model: Any, taken: list[Any], amounts: _Amounts, warm: Solution | None
     if known.size <= int(amounts.query.max(initial=-1)):
         return
     for literal, held in zip(taken, known[amounts.query] == amounts.tokens, strict=True):
-        model.add_hint(literal, int(held))
+        model.add_hint(literal, int(held))  # some releases refuse a bool

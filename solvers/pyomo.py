@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from clearopt.assemble import make_solution
-from clearopt.certificate import check_feasibility
 from clearopt.errors import (
     DeclarationError,
     SolverNotInstalledError,
@@ -32,6 +31,7 @@ from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.scaling import scaled
 from clearopt.solvers.scip import mended
 from clearopt.solvers.start import first_allocation
+from clearopt.solvers.warm_start import better, known_allocation
 from clearopt.validation import FloatArray
 
 Kind = Literal["global", "linear", "local", "disjunctive", "decomposition"]
@@ -145,7 +145,7 @@ class Pyomo(Backend):
             subsolver=options.extra.get("subsolver"),
             algorithm=options.extra.get("algorithm"),
         )
-        given = _given(program, options)
+        given = known_allocation(program, options.warm_start)
         if given is not None:
             job.start = given / own.tokens
         outcome = run(job) if options.time_limit is None else run_apart(job)
@@ -153,10 +153,8 @@ class Pyomo(Backend):
         tokens = None if found is None else own.restore(found)
         if tokens is not None:
             tokens = mended(program, tokens, options.time_limit)
-        if given is not None and (
-            tokens is None or program.objective(given) > program.objective(tokens)
-        ):
-            tokens = given  # what the caller had is never lost; what we start from is no result
+        # What the caller had is never lost; what we start from is no result.
+        tokens = better(program, tokens, given)
         proves = self.certifies == "optimum"
         bound = math.inf
         if proves and outcome.bound is not None and math.isfinite(outcome.bound):
@@ -285,15 +283,6 @@ def _start(program: Program) -> FloatArray:
         return found
     lower, upper = implied_bounds(program)
     return np.where(np.isfinite(upper), 0.5 * (lower + upper), lower + 1.0)
-
-
-def _given(program: Program, options: SolveOptions) -> FloatArray | None:
-    """The warm start's allocation, (n,), where it is feasible here."""
-    known = options.warm_start
-    if known is None or known.allocation is None or np.shape(known.allocation) != (program.n,):
-        return None
-    tokens = np.asarray(known.allocation, dtype=np.float64)
-    return tokens if check_feasibility(program, tokens).ok else None
 
 
 def _message(backend: Pyomo, outcome: Outcome) -> str:

@@ -31,6 +31,7 @@ from clearopt.solvers.repair import repair
 from clearopt.solvers.scaling import Scaled, scaled
 from clearopt.solvers.scip_tangents import CLAIM, include, tangent_handler
 from clearopt.solvers.start import first_allocation
+from clearopt.solvers.warm_start import better, known_allocation
 from clearopt.validation import FloatArray
 
 # SCIP works to tolerances: an allocation may miss a row by _FEASIBILITY, relatively, and claim an
@@ -109,8 +110,8 @@ class Scip(Backend):
         tokens = _tokens(own.program, model, results)
         if tokens is not None:
             tokens = mended(program, own.restore(tokens), options.time_limit)
-        if start is not None:
-            tokens = better_of(program, tokens, own.restore(start))
+        if start is not None:  # SCIP may refuse a start, or find nothing better
+            tokens = better(program, tokens, own.restore(start))
         claimed = results.objective_bound
         bound = math.inf if claimed is None else float(claimed)
         if math.isfinite(bound):
@@ -243,15 +244,10 @@ class _OutsideLock:
 
 def _start(program: Program, own: Scaled, options: SolveOptions) -> FloatArray | None:
     """The better of the allocation given and the one found cheaply, (n,) in own units; or None."""
-    best, value = None, -math.inf
-    known = options.warm_start
-    given = None if known is None else known.allocation
-    for tokens in (given, first_allocation(program)):
-        if tokens is None or np.shape(tokens) != (program.n,):
-            continue
-        candidate = np.asarray(tokens, dtype=np.float64)
-        if check_feasibility(program, candidate).ok and program.objective(candidate) > value:
-            best, value = candidate, program.objective(candidate)
+    first = first_allocation(program)
+    if first is not None and not check_feasibility(program, first).ok:
+        first = None
+    best = better(program, first, known_allocation(program, options.warm_start))
     return None if best is None else best / own.tokens
 
 
@@ -298,13 +294,6 @@ def mended(program: Program, tokens: FloatArray, time_limit: float | None) -> Fl
         if found is not None:
             return found
     return repair(program, tokens, time_limit=time_limit)
-
-
-def better_of(program: Program, found: FloatArray | None, start: FloatArray) -> FloatArray:
-    """What SCIP found, or the start where it found nothing better: SCIP may refuse a start."""
-    if found is None or program.objective(found) < program.objective(start):
-        return start
-    return found
 
 
 def _unbounded(program: Program, started: float) -> Solution:

@@ -23,6 +23,7 @@ from clearopt.solution import Solution
 from clearopt.solvers.base import Backend, Feature, SolveOptions
 from clearopt.solvers.relaxation import implied_bounds, is_unbounded_direction
 from clearopt.solvers.repair import repair
+from clearopt.solvers.warm_start import known_allocation
 from clearopt.validation import FloatArray
 
 _LOCAL = ("SLSQP", "trust-constr")
@@ -95,6 +96,9 @@ class Scipy(Backend):
                 message="tokens can be added without end, and each one adds to the objective",
             )
         search = _Search(program, started, options)
+        known = known_allocation(program, options.warm_start)
+        if known is not None:
+            search.tokens, search.value = known, program.objective(known)
         try:
             if method in _LOCAL:
                 search.local(method, starts)

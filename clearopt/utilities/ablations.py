@@ -100,6 +100,10 @@ class Triangular(_Hump):
         excess = 0.5 * self.width
         return excess, self.scale / (self.threshold + excess)
 
+    @property
+    def corners(self) -> Any:
+        return np.asarray(0.5 * self.width)[..., None]
+
     def expression(self, excess: Any, exp: Any, member: int) -> Any:
         scale, _, width = (float(parameter[member]) for parameter in self.parameters)
         # Slopes 2a/w, -2a/w and 0, each change of slope being half of one of |.|.
@@ -146,6 +150,15 @@ class Quadratic(_Hump):
             z = np.sqrt(s) / (np.sqrt(s) + np.sqrt(1.0 + s))
             chord = 4.0 * self.scale * z * (1.0 - z) / (self.threshold + z * self.width)
             return z * self.width, np.where(s > 0, chord, self.greatest_marginal)
+
+    @property
+    def has_cone_form(self) -> Any:
+        return np.ones(np.shape(self.scale), dtype=np.bool_)
+
+    def cone_form(self, excess: Any, cvxpy: Any) -> tuple[Any, list[Any]]:
+        # A second-order cone a member: 4 a (x/w - (x/w)^2).
+        share = cvxpy.multiply(1.0 / np.asarray(self.width), excess)
+        return cvxpy.multiply(4.0 * np.asarray(self.scale), share - cvxpy.square(share)), []
 
     def expression_up_to(self, excess: Any, exp: Any, member: int, most: float) -> Any:
         # Without |.| where it is not needed: SCIP 10 has proven wrong optima of its square.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, UnsupportedProblemError
 from clearopt.utilities.family import Family
 from clearopt.utilities.lambertw import namespace_of
 from clearopt.validation import FloatArray, as_float_array, require
@@ -130,6 +130,32 @@ class Utility(Family, ABC):
         Besides, `+ - * / **` and `abs` may be used. This is the whole export: Pyomo, SCIP and
         others share it.
         """
+
+    # What a concave solver may know of the concave part, beyond single tangents of it.
+    @property
+    def corners(self) -> Any:
+        """(m, C) excesses between which the concave part is straight; None where it bends."""
+        return None
+
+    @property
+    def has_cone_form(self) -> Any:
+        """(m,) bool: for which members `cone_form` gives their concave part exactly."""
+        return np.zeros(np.shape(self.origin), dtype=np.bool_)
+
+    def cone_form(self, excess: Any, cvxpy: Any) -> tuple[Any, list[Any]]:
+        """U on its concave part up to its peak, as a concave expression of CVXPY.
+
+        Args:
+            excess: CVXPY expression, (m,), between the inflection and the saturation excess.
+            cvxpy: the module, which nothing here imports.
+
+        Returns:
+            The expression, (m,), and constraints that belong to it.
+
+        Raises:
+            UnsupportedProblemError: a member has no such form.
+        """
+        raise UnsupportedProblemError(f"{type(self).__name__} has no form in cones")
 
     # ---------------------------------------------------------------- what follows
     def expression_up_to(self, excess: Any, exp: Any, member: int, most: float) -> Any:

@@ -327,6 +327,26 @@ class Hill(_Sigmoid):
     def in_units(self, tokens: Any, accuracy: float) -> Self:
         return self.from_parameters(self.scale / accuracy, self.half / tokens, self.power)
 
+    @property
+    def has_cone_form(self) -> Any:
+        return np.asarray(self.power) <= 1.0
+
+    def cone_form(self, excess: Any, cvxpy: Any) -> tuple[Any, list[Any]]:
+        # a - a / (1 + q) with q <= (b / K)^h: a second-order cone a member, and for h < 1 a power
+        # cone. For h > 1 no such form is known: the curve is convex first.
+        share = cvxpy.multiply(1.0 / np.asarray(self.half), excess)
+        power = np.asarray(self.power)
+        bent = np.flatnonzero(power < 1.0)
+        raised, beside = share, []
+        if bent.size:
+            raised = cvxpy.Variable(power.size)
+            straight = np.flatnonzero(power >= 1.0)
+            one = np.ones(bent.size)
+            beside.append(cvxpy.PowCone3D(share[bent], one, raised[bent], power[bent]))
+            if straight.size:
+                beside.append(raised[straight] <= share[straight])
+        return cvxpy.multiply(np.asarray(self.scale), 1 - cvxpy.inv_pos(1 + raised)), beside
+
     def expression(self, excess: Any, exp: Any, member: int) -> Any:
         scale, half, power = (float(parameter[member]) for parameter in self.parameters)
         return scale - scale / (1 + (excess / half) ** power)

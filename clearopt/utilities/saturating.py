@@ -88,6 +88,15 @@ class _Exponential(Utility):
             y = np.where(near, z, np.where(s > 0, y, 0.0))
             return self._over_rate(y), self.greatest_marginal * np.exp(-y)
 
+    @property
+    def has_cone_form(self) -> Any:
+        return np.ones(np.shape(self.scale), dtype=np.bool_)
+
+    def cone_form(self, excess: Any, cvxpy: Any) -> tuple[Any, list[Any]]:
+        # An exponential cone a member.
+        scale, rate = np.asarray(self.scale), np.asarray(self._rate)
+        return cvxpy.multiply(scale, 1 - cvxpy.exp(-cvxpy.multiply(rate, excess))), []
+
     def _formula(self, excess: Any, exp: Any, member: int) -> Any:
         scale, rate = float(np.asarray(self.scale)[member]), float(np.asarray(self._rate)[member])
         return scale * (1 - exp(-rate * excess))

@@ -331,6 +331,10 @@ class _Hull(Tabulated):
         """The end of the first piece: the envelope is straight up to it, and a curve after it."""
         return self.grid[..., min(1, np.shape(self.grid)[-1] - 1)]
 
+    @property
+    def corners(self) -> Any:
+        return self.grid
+
 
 @dataclass(frozen=True)
 class _Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.base import ALL_FEATURES, Backend, SolveOptions
 from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
+from clearopt.solvers.dual.apart_progress import Together
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
 from clearopt.solvers.dual.large import OutOfTime
@@ -40,7 +41,7 @@ from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker, listener
 from clearopt.solvers.repair import repair
-from clearopt.solvers.warm_start import known_prices
+from clearopt.solvers.warm_start import known_prices, not_worse
 from clearopt.sums import accurate_sum
 from clearopt.validation import FloatArray
 
@@ -75,7 +76,8 @@ class Dual(Backend):
 
     def solve(self, program: Program, options: SolveOptions) -> Solution:
         with listening():
-            return self._solve(program, options, Deadline(options.time_limit))
+            solution = self._solve(program, options, Deadline(options.time_limit))
+            return not_worse(solution, options.warm_start)
 
     def _solve(
         self, program: Program, options: SolveOptions, deadline: Deadline, *, apart: bool = True
@@ -102,10 +104,11 @@ class Dual(Backend):
                 **found,
             )
 
+        heard = listener(program, options, deadline.started, offset=program.offset)
         if engine == "sharded" and not is_plain(program):
             raise UnsupportedProblemError(NOT_PLAIN.format("engine = 'sharded'"))
         if engine == "sharded" or is_large(program, engine):
-            found = self._solve_large(program, options, deadline)
+            found = self._solve_large(program, options, deadline, heard)
             if found is not None:
                 large = finish(**found)
                 if large.status == "optimal" or found["message"] or engine == "sharded":
@@ -114,7 +117,10 @@ class Dual(Backend):
         if apart and program.rows.shape[0] + program.floors.shape[0] > 1:
             count, labels = component_labels(program)
             if 1 < count <= _MOST_COMPONENTS:
-                return finish(**self._solve_apart(program, count, labels, options, deadline))
+                together = None if heard is None else Together(program, count, labels, heard)
+                return finish(
+                    **self._solve_apart(program, count, labels, options, deadline, together)
+                )
         try:
             seen = view(program)
         except Unbounded as reason:
@@ -126,7 +132,6 @@ class Dual(Backend):
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
-        heard = listener(program, options, deadline.started, offset=program.offset)
         if not is_one_row(queries, program):
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
             with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
@@ -199,6 +204,7 @@ class Dual(Backend):
         labels: NDArray[np.intp],
         options: SolveOptions,
         deadline: Deadline,
+        together: Together | None,
     ) -> dict[str, Any]:
         """Groups that nothing connects, one after the other, each with its share of the time.
 
@@ -210,6 +216,7 @@ class Dual(Backend):
             np.zeros(program.floors.shape[0]),
         )
         bounds, messages, nodes, complete = [], [], 0, True
+        known = known_prices(program, options.warm_start)
         node_limit = options.extra.get("node_limit", None)
         parts = iter(components(program, count, labels))
         for done in range(count):
@@ -220,10 +227,17 @@ class Dual(Backend):
             part = all_from(program, labels, done) if last else next(parts)
             if deadline.over:  # a compilation would take longer than what is left to do
                 mine["engine"] = "numpy"
-            # What one part has come to says little about the whole: nothing is reported.
+            told = None
+            if together is not None:
+                told = together.part(done, part.program.sign, rest=last)
             solution = self._solve(
                 part.program,
-                replace(options, warm_start=None, on_progress=None, extra=mine),
+                replace(
+                    options,
+                    warm_start=part.part_of(options.warm_start, *known),
+                    on_progress=told,
+                    extra=mine,
+                ),
                 deadline.part(1.0 / (count - done)),
                 apart=False,
             )
@@ -238,6 +252,8 @@ class Dual(Backend):
             else:
                 tokens[part.queries] = solution.allocation
             bounds.append(program.sign * solution.bound)
+            if told is not None:
+                told(deadline.spent, solution.objective, solution.bound)
             nodes += solution.statistics.get("nodes", 0)
             messages += [solution.message] if solution.message else []
             if solution.row_prices is not None:
@@ -260,7 +276,11 @@ class Dual(Backend):
         }
 
     def _solve_large(
-        self, program: Program, options: SolveOptions, deadline: Deadline
+        self,
+        program: Program,
+        options: SolveOptions,
+        deadline: Deadline,
+        heard: Callable[[float, float], None] | None,
     ) -> dict[str, Any] | None:
         """One row over very many queries, in passes over blocks."""
         known, _ = known_prices(program, options.warm_start)
@@ -271,6 +291,7 @@ class Dual(Backend):
                 deadline=deadline,
                 start=start,
                 tell=ticker.say,
+                heard=heard,
                 sharded=options.extra.get("engine") == "sharded",
             )
 

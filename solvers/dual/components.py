@@ -16,6 +16,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from clearopt.program import CurveBlock, Program, UtilityBlock
+from clearopt.solution import Solution
+from clearopt.validation import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,19 @@ class Component:
     queries: NDArray[np.intp]
     rows: NDArray[np.intp]
     floors: NDArray[np.intp]
+
+    def part_of(
+        self, earlier: Solution | None, row_prices: FloatArray, floor_prices: FloatArray
+    ) -> Solution | None:
+        """An earlier solution of the whole for this group: its prices, NaN where not known."""
+        if earlier is None:
+            return None
+        return replace(
+            earlier,
+            allocation=None,
+            row_prices=row_prices[self.rows],
+            floor_prices=floor_prices[self.floors],
+        )
 
 
 def component_labels(program: Program) -> tuple[int, NDArray[np.intp]]:

@@ -115,6 +115,8 @@ class LargeRow:
         budget: the row's right-hand side; infinite where there is no row.
         deadline: when to end the search; what was found is then allocated at.
         tell: called before every pass with a word for what it does.
+        heard: called after a pass with the value of what it found to fit (-inf if it did not) and
+            its bound.
     """
 
     def __init__(
@@ -125,9 +127,11 @@ class LargeRow:
         deadline: Deadline = NEVER,
         core_limit: int = CORE_LIMIT,
         tell: Callable[[str], None] = lambda what: None,
+        heard: Callable[[float, float], None] | None = None,
     ) -> None:
         self.source, self.budget = source, budget
         self.deadline, self.core_limit, self.tell = deadline, core_limit, tell
+        self.heard = heard
         self.passes = 0
         self._low: Point | None = None
         self._high: Point | None = None
@@ -202,9 +206,13 @@ class LargeRow:
         return self._measured(price)
 
     def _measured(self, price: float) -> Point:
-        # A copy: a view would keep the other sums in memory.
-        rows = [sums[2].copy() for _, _, sums, _ in self._ask("measure", price)]
-        return self._seen(price, _exactly(rows))
+        columns: tuple[list[FloatArray], ...] = ([], [], [])
+        for _, _, sums, _ in self._ask("measure", price):
+            for column, values in zip(columns, sums, strict=True):
+                column.append(values.copy())  # a view would keep all sums of the block together
+        gain, size, demand = (_exactly(column) for column in columns)
+        self._hear(price, gain, size, demand, gain + price * demand)
+        return self._seen(price, demand)
 
     def _seen(self, price: float, demand: float) -> Point:
         """Remember a point if it narrows the bracket."""
@@ -400,7 +408,10 @@ class LargeRow:
                 column.append(values)
             if sink is not None:
                 sink(block, local(tokens)[: block.count])
-        return np.array([_exactly(column) for column in columns])
+        sums = np.array([_exactly(column) for column in columns])
+        gain, size, charge, value, _ = sums.tolist()
+        self._hear(plan.price, gain, size, charge, value)
+        return sums
 
     def _tie_fill(self, plan: _Plan) -> Callable[[int, Block], Any]:
         """Of those who jump at one price, as many in their order as the budget has room for."""
@@ -513,13 +524,23 @@ class LargeRow:
 
     def _committed(self, plan: _Plan, sums: FloatArray, message: str) -> Committed:
         gain, size, charge, value, value_size = sums.tolist()
-        spent = 0.0 if plan.price == 0 else plan.price * self.budget
-        bound = gain + SUM_ERROR * size
-        bound += spent + 4e-16 * (abs(spent) + abs(bound))
+        bound = self._bound(plan.price, gain, size)
         return Committed(
             bound, value, SUM_ERROR * value_size, charge, plan.price, plan.interval,
             self.passes, plan.core, message,
         )  # fmt: skip
+
+    def _bound(self, price: float, gain: float, size: float) -> float:
+        """The dual bound at a price, from the sum of the queries' gains, rounded upwards."""
+        spent = 0.0 if price == 0 else price * self.budget
+        bound = gain + SUM_ERROR * size
+        return bound + spent + 4e-16 * (abs(spent) + abs(bound))
+
+    def _hear(self, price: float, gain: float, size: float, charge: float, value: float) -> None:
+        """Tell what a pass has come to: the gains at a price, and an allocation's charge, value."""
+        if self.heard is not None:
+            fits = charge <= self.budget
+            self.heard(value if fits else -math.inf, self._bound(price, gain, size))
 
 
 # -------------------------------------------------------------------------------- the sample

@@ -84,6 +84,7 @@ def solve_large(
     deadline: Deadline,
     start: float | None,
     tell: Callable[[str], None],
+    heard: Callable[[float, float], None] | None = None,
     places: int | None = None,
     sharded: bool = False,
     exact: bool = False,
@@ -91,7 +92,8 @@ def solve_large(
     """What `make_solution` needs of a plain program; None where its lower bounds do not fit.
 
     With `sharded` the queries are spread over all devices that this process has. `exact` spends the
-    budget at equal marginal utility to the last digits, by two or three passes more.
+    budget at equal marginal utility to the last digits, by two or three passes more. `heard` is
+    told every (value, bound) that a pass comes to, without the program's offset.
     """
     coefficient = compact(coefficient_of(program))
     budget = at_least(budget_of(program, coefficient), charged(coefficient, program.lower))
@@ -105,7 +107,7 @@ def solve_large(
     def keep(block: Block, found: FloatArray) -> None:
         tokens[block.index] = found
 
-    run = LargeRow(source, budget, deadline=deadline, tell=tell)
+    run = LargeRow(source, budget, deadline=deadline, tell=tell, heard=heard)
     try:
         found = run.solve(keep, start=start, exact=exact)
     except Infeasible:
