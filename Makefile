@@ -4,7 +4,7 @@
 #   make test      the same environment with the test tools, then run the tests
 #
 # Variables: PYTHON (an interpreter, 3.11 or newer), VENV, EXTRAS (what `make confirm` installs),
-# CONFIRM_ARGS, PYTEST_ARGS. On a machine with a CUDA GPU:
+# CONFIRM_ARGS, PYTEST_ARGS, PYTEST_WORKERS. On a machine with a CUDA GPU:
 #
 #   make confirm EXTRAS=scip,cvxpy,plot,vllm
 
@@ -13,6 +13,8 @@ VENV ?= .venv
 EXTRAS ?= all
 CONFIRM_ARGS ?= --out confirm-report
 PYTEST_ARGS ?=
+# Two, which two cores carry: each keeps a file to itself, and a vLLM engine where a file needs one.
+PYTEST_WORKERS ?= 2
 
 .PHONY: confirm test environment test-environment clean
 
@@ -20,7 +22,7 @@ confirm: environment
 	$(VENV)/bin/clearopt confirm $(CONFIRM_ARGS)
 
 test: test-environment
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 environment: $(VENV)/.installed-$(EXTRAS)
 

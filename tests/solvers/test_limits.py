@@ -254,14 +254,6 @@ def test_a_sweep_of_another_back_end_raises(monkeypatch):
         one_row().sweep("budget", [200.0, 400.0], "uniform")
 
 
-def test_a_comparison_ends_with_what_it_has(monkeypatch):
-    pressing(monkeypatch, "solvers.dual.one_row:search_price")
-    table = co.compare(one_row(), ["uniform", "dual", "price"])
-    assert [row.status for row in table.rows] == ["feasible", table.rows[1].status, None]
-    assert table.rows[1].solution is not None
-    assert table.rows[2].message == "interrupted before"
-
-
 def test_ctrl_c_of_a_table(tmp_path, monkeypatch):
     n = 3_000
     rng = np.random.default_rng(0)
