@@ -15,6 +15,7 @@ MUST_RUN = (
     "tests.solvers.test_conformance",
     "tests.serving.test_engine",
     "tests.test_docs",
+    "tests.test_testset",
 )
 
 passed: Counter[str] = Counter()
