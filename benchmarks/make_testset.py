@@ -50,6 +50,7 @@ EXACT = 1e-9  # the gap asked of the dual; the others are asked for 1e-6
 LARGE = 320  # queries, beyond which general solvers have no chance
 LARGER = 1000  # and beyond which not even their relaxations
 ORACLE = 12  # queries
+GRACE = 120.0  # seconds past its limit after which the dual is ended
 SETTLED = ("optimal", "infeasible", "unbounded")
 PROOFS = 2  # of them, beyond the smallest instances, are enough: the other solvers are not asked
 COMPRESSED = 500  # queries from which a file is compressed
@@ -113,6 +114,8 @@ def rows_of(program: co.Program, limit: float) -> list[ComparisonRow]:
     contradictions = contradictions_of(found)
     if contradictions:
         raise SystemExit("\n".join(contradictions))
+    if found[0].status is None:
+        raise SystemExit(f"the dual came to no end: {found[0].message}")
     return [row for row in found if row.status is not None]
 
 
