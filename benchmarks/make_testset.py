@@ -105,7 +105,7 @@ def rows_of(program: co.Program, limit: float) -> list[ComparisonRow]:
     alone = not solvers_for(program)
     found = list(
         co.compare({"it": program}, ["dual"], time_limit=limit * (SLOW if alone else 1),
-                   tolerance=EXACT, processes=1)
+                   tolerance=EXACT, processes=1, grace=GRACE)
     )  # fmt: skip
     for solver in solvers_for(program):
         if program.n > ORACLE and sum(row.status in SETTLED for row in found) >= PROOFS:
