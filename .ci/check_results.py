@@ -17,6 +17,7 @@ MUST_RUN = (
     "tests.solvers.test_conformance",
     "tests.serving.test_engine",
     "tests.test_docs",
+    "tests.test_testset",
 )
 
 # Solvers that must have solved something, each with its own package.

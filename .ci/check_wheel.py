@@ -15,4 +15,8 @@ for name in ("py.typed", "confirmation/reasoner/config.json"):
 utility = co.CumulativeSurge(scale=0.9, threshold=[5.0, 10.0, 20.0], rate=0.2)
 solution = co.formulations.token_budget(utility, 3, 60, upper=60).solve()
 assert solution.status == "optimal", solution.summary()
+
+instance = co.testset.load("surge-5-b10")
+assert len(co.testset.names()) >= 60, "the test set is missing from the wheel"
+assert instance.problem.solve().objective <= instance.best_bound * (1 + 1e-9)
 print(f"the wheel's package solves: {solution.summary().splitlines()[0]}")

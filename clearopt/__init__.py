@@ -152,7 +152,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("solvers", "formulations", "sharded", "testing"):
+    if name in ("solvers", "formulations", "sharded", "testing", "testset"):
         return importlib.import_module(f"clearopt.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'clearopt' has no attribute {name!r}")

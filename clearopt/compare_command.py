@@ -1,4 +1,4 @@
-"""`clearopt compare`: saved problems through several solvers, one table.
+"""`clearopt compare`: saved problems, or the test set, through several solvers, one table.
 
 Only what the command line itself needs is imported here; the rest waits until it runs.
 """
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from clearopt.comparison import Comparison
     from clearopt.comparison.run import OnRun
     from clearopt.program import Program
+    from clearopt.testset import Instance
 
 _DESCRIPTION = """\
-Solves every problem that clearopt.save wrote with every solver, each run in a process of its own
-that is ended when it is past its time: a solver that hangs or crashes is a row of the table.
+Solves every problem that clearopt.save wrote, or every instance of the public test set that is
+named, with every solver, each run in a process of its own that is ended when it is past its time: a
+solver that hangs or crashes is a row of the table.
 """
 _EPILOG = """\
 examples:
   clearopt compare problem.npz
   clearopt compare problems/*.npz --solvers dual,scip,highs --time-limit 60 --html report.html
+  clearopt compare testset:small --solvers dual,scip --summary
   clearopt compare problems/*.npz --repeats 5 --processes 1 --out runs.jsonl --csv table.csv
 
 exit codes: 0 done; 1 an allocation lies past another solver's bound, so that one of the two is
@@ -46,8 +49,9 @@ def add_compare_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE.npz",
-        help="problems, or solutions, whose programs are taken")  # fmt: skip
+    parser.add_argument("instances", nargs="+", metavar="INSTANCE",
+        help="a problem or solution in FILE.npz, an instance in FILE.json, all of the test set as "
+        "testset, or testset:NAME, a name, a pattern (surge-*) or a tag (small)")  # fmt: skip
 
     add = parser.add_argument_group("runs").add_argument
     add("--solvers", type=_names, default=None, metavar="S,S,...",
@@ -65,6 +69,7 @@ def add_compare_command(commands: Any) -> None:
         help="a run that takes more is ended (its share of the machine's)")  # fmt: skip
 
     add = parser.add_argument_group("output").add_argument
+    add("--summary", action="store_true", help="print one line a solver, over all instances")
     add("--html", type=Path, metavar="PATH", help="a report with plots, in one file")
     add("--csv", type=Path, metavar="PATH", help="the rows")
     add("--json", type=Path, metavar="PATH", help="everything: runs, curves, versions, machine")
@@ -82,11 +87,12 @@ def run(options: argparse.Namespace) -> int:
         _check_free(target, options.force)
 
     from clearopt.comparison import compare
+    from clearopt.comparison.text import totals
 
-    programs = _programs(options.files)
+    instances = _instances(options.instances)
     with _progress(options.quiet) as on_run:
         comparison = compare(
-            programs,
+            instances,
             options.solvers,
             time_limit=options.time_limit,
             tolerance=options.tolerance,
@@ -99,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             on_run=on_run,
         )
     if not options.quiet:
-        print(comparison)
+        print(totals(comparison) if options.summary else comparison)
     for kind, target in targets.items():
         written = getattr(comparison, f"to_{kind}")(target)
         if not options.quiet:
@@ -117,22 +123,34 @@ def _exit_code(comparison: Comparison, quiet: bool) -> int:
     return 0 if comparison.complete else 130
 
 
-def _programs(files: list[Path]) -> dict[str, Program]:
-    """By the files' names, with as many of their folders as tell them apart."""
+def _instances(given: list[str]) -> dict[str, Program | Instance]:
+    """Instances of the test set by their names; files by theirs, with as many of their folders as
+    tell them apart."""
+    from clearopt import testset
     from clearopt.files import load
 
-    programs = {}
+    found: dict[str, Program | Instance] = {}
+    for which in given:
+        if which == "testset" or which.startswith("testset:"):
+            pattern = which.partition(":")[2] or "*"
+            found |= {name: testset.load(name) for name in testset.names(pattern)}
+    files = [Path(which) for which in given if which.partition(":")[0] != "testset"]
     for file, name in zip(files, _told_apart(files), strict=True):
-        programs[name] = load(file).program
-    return programs
+        if name in found:
+            raise DeclarationError(f"{file}: the test set has an instance of that name too")
+        known = file.name.endswith((".json", ".json.gz"))
+        found[name] = testset.load(file) if known else load(file).program
+    return found
 
 
 def _told_apart(files: list[Path]) -> list[str]:
     whole = [file.with_suffix("") for file in files]
-    for depth in range(1, max(len(path.parts) for path in whole) + 1):
+    for depth in range(1, max((len(path.parts) for path in whole), default=0) + 1):
         names = ["/".join(path.parts[-depth:]) for path in whole]
         if len(set(names)) == len(names):
             return names
+    if not files:
+        return []
     twice = next(file for file in files if files.count(file) > 1 or whole.count(file) > 1)
     raise DeclarationError(f"{twice}: is given twice")
 

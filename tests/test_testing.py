@@ -185,6 +185,21 @@ def test_sampled_best_responses_are_those_of_enumeration(name):
             assert found.fewest[i] - width <= best <= found.most[i] + width
 
 
+@pytest.mark.parametrize("upper", [1024.0, 300.0])
+def test_sampling_finds_the_top_where_spreads_have_the_same_amounts(upper):
+    """A surge much narrower than its bounds: its top lies between samples that are far apart."""
+    rng = np.random.default_rng(0)
+    scale, threshold = rng.uniform(0.2, 1, 500).round(2), rng.uniform(5, 100, 500).round()
+    family = co.CumulativeSurge(scale, threshold, 10 ** rng.uniform(-2, 0, 500))
+    tokens = co.Allocation(500, upper=upper)
+    program = co.Problem(co.Maximize(co.sum(family(tokens)))).program
+    price = np.full(500, 0.0006)
+    found = best_responses(program, program.weight, price, np.zeros(500), 1e-9)
+    best = np.maximum(family.demand(price, upper=program.upper), 0.0)
+    gain = np.maximum(family.value(best) - price * best, 0.0)
+    assert np.abs(found.gain - gain).max() < 1e-13
+
+
 # ------------------------------------------------------------------ the oracles
 def test_the_two_oracles_agree_where_both_apply():
     alike = named("identical queries").declare()

@@ -54,6 +54,10 @@ def to_json(comparison: Comparison, path: str | Path) -> Path:
         "machine": comparison.machine,
         "notes": list(comparison.notes),
         "contradictions": comparison.contradictions,
+        "known": {
+            name: {"value": each.value, "bound": each.bound}
+            for name, each in comparison.known.items()
+        },
         "rows": [_entry(row) for row in comparison.rows],
     }
     return _written(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from statistics import median
 
 from clearopt.atomic import written_whole
 from clearopt.comparison.rows import Comparison, ComparisonRow, behind, best_bound, best_objective
 from clearopt.comparison.svg import COLOURS, Line, Mark, decades, dots, lines, marker
 from clearopt.comparison.text import cells_of
+from clearopt.comparison.totals import HEADER, totals_of
 
 _LEAST_GAP = 1e-10  # gaps below are rounding, and drawn there
 _LEAST_SECONDS = 1e-4
@@ -45,15 +45,16 @@ def page(comparison: Comparison, title: str) -> str:
     """The page's text."""
     instances = []
     for name in comparison.instances:
+        said = comparison.said_of(name)
         rows = [row for row in comparison.rows if row.instance == name]
-        bound = best_bound(rows, rows[0].sign) if rows else math.inf
-        instances.append(_Instance(name, rows, best_objective(rows), bound))
+        bound = best_bound(said, said[0].sign)
+        instances.append(_Instance(name, rows, best_objective(said), bound))
     order = {name: number for number, name in enumerate(comparison.solvers)}
     body = [
         f"<h1>{escape(title)}</h1>",
         _verdict(comparison, instances),
         _legend(order),
-        _section("Solvers", _summary(comparison, instances, order)),
+        _section("Solvers", _html_table(HEADER, totals_of(comparison), words=1)),
         _section("How far from the best bound", _distances(instances, order),
                  "Each allocation's objective against the tightest proven bound of all solvers; "
                  f"what is below {_LEAST_GAP:g} is drawn there."),
@@ -114,33 +115,6 @@ def _legend(order: dict[str, int]) -> str:
         for name, number in order.items()
     )
     return f'<p class="legend">{entries}</p>'
-
-
-def _summary(comparison: Comparison, instances: Sequence[_Instance], order: dict[str, int]) -> str:
-    rows = []
-    for name in order:
-        own = [(each, row) for each in instances for row in each.rows if row.solver == name]
-        ran = [(each, row) for each, row in own if row.status is not None]
-        optimal = sum(row.status == "optimal" for _, row in own)
-        failed = sum(row.outcome in ("crashed", "killed", "out of memory") for _, row in own)
-        distances = [behind(row, each.bound) for each, row in ran]
-        distances = [value for value in distances if not math.isnan(value)]
-        seconds = [row.seconds for _, row in ran]
-        rows.append(
-            [
-                name,
-                str(len(ran)),
-                str(optimal),
-                str(failed),
-                f"{median(distances):.1e}" if distances else "-",
-                f"{max(distances):.1e}" if distances else "-",
-                f"{median(seconds):.3g}" if seconds else "-",
-                f"{max(seconds):.3g}" if seconds else "-",
-            ]
-        )
-    header = ("solver", "ran", "proven optimal", "crashed or killed", "behind, median",
-              "behind, most", "seconds, median", "seconds, most")  # fmt: skip
-    return _html_table(header, rows, words=1)
 
 
 def _distances(instances: Sequence[_Instance], order: dict[str, int]) -> str:

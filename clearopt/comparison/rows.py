@@ -79,6 +79,31 @@ class ComparisonRow:
         return -1.0 if self.minimize else 1.0
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of an instance before anybody solves it, e.g. from the test set.
+
+    Attributes:
+        value: of the best known allocation, in the user's sense; NaN without one.
+        bound: a proven bound; as in `Solution`, where it is infeasible or unbounded too.
+    """
+
+    value: float
+    bound: float
+
+    def row(self, like: ComparisonRow) -> ComparisonRow:
+        """It as the row of one more solver of that row's instance."""
+        found = not math.isnan(self.value)
+        gap = relative_gap(like.sign * self.value, like.sign * self.bound) if found else math.inf
+        return ComparisonRow(
+            solver=BEST_KNOWN, status=None, objective=self.value, bound=self.bound, gap=gap,
+            rigorous=True, feasible=found, violation=math.nan, seconds=math.nan, message="",
+            solution=None, instance=like.instance, queries=like.queries, minimize=like.minimize,
+        )  # fmt: skip
+
+
+BEST_KNOWN = "best known"
+
 PLAIN = tuple(
     each.name for each in fields(ComparisonRow) if each.name not in ("solution", "curve", "runs")
 )
@@ -141,6 +166,7 @@ class Comparison:
         settings: the options of the comparison.
         versions: of clearopt, Python and the packages the solvers use.
         machine: processor, cores, memory and operating system.
+        known: by instance, what was known of it beforehand; not all have an entry.
     """
 
     rows: list[ComparisonRow]
@@ -151,6 +177,7 @@ class Comparison:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)
+    known: dict[str, Known] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ rows
     def __getitem__(self, which: str | tuple[str, str]) -> ComparisonRow:
@@ -201,15 +228,21 @@ class Comparison:
     # ------------------------------------------------------------------ what they say together
     @property
     def best_objective(self) -> float:
-        """The best objective of a checked allocation; NaN if no solver found one."""
-        self._only("best_objective")
-        return best_objective(self.rows)
+        """The best objective of a checked allocation, what was known included; NaN without one."""
+        return best_objective(self.said_of(self._only("best_objective")))
 
     @property
     def best_bound(self) -> float:
-        """The tightest bound of the solvers that stand by theirs; infinite if there is none."""
-        self._only("best_bound")
-        return best_bound(self.rows, -1.0 if self.minimize else 1.0)
+        """The tightest bound of the solvers that stand by theirs, what was known included;
+        infinite if there is none."""
+        instance = self._only("best_bound")
+        return best_bound(self.said_of(instance), -1.0 if self.minimize else 1.0)
+
+    def said_of(self, instance: str) -> list[ComparisonRow]:
+        """The rows of an instance, before them what was known of it as one more."""
+        rows = [row for row in self.rows if row.instance == instance]
+        known = self.known.get(instance)
+        return rows if known is None or not rows else [known.row(rows[0]), *rows]
 
     @property
     def contradictions(self) -> list[str]:
@@ -218,7 +251,7 @@ class Comparison:
         found = []
         for instance in self.instances:
             prefix = f"{instance}: " if instance else ""
-            runs = [run for row in self.rows if row.instance == instance for run in _runs(row)]
+            runs = [run for row in self.said_of(instance) for run in _runs(row)]
             found += [prefix + sentence for sentence in _contradictions(runs, self.tolerance)]
         return list(dict.fromkeys(found))
 

@@ -21,7 +21,15 @@ from clearopt.comparison import lanes
 from clearopt.comparison.journal import Journal
 from clearopt.comparison.machine import machine, memory_bytes, usable_cores, versions_of
 from clearopt.comparison.measure import measured, warm_up
-from clearopt.comparison.rows import Comparison, ComparisonRow, Point, answered, not_run, together
+from clearopt.comparison.rows import (
+    Comparison,
+    ComparisonRow,
+    Known,
+    Point,
+    answered,
+    not_run,
+    together,
+)
 from clearopt.comparison.transport import NotPortableError, Parcel, named, packed
 from clearopt.errors import (
     ClearoptError,
@@ -33,11 +41,12 @@ from clearopt.files import load_answer
 from clearopt.problem import Problem
 from clearopt.program import Program
 from clearopt.solvers import Backend, SolveOptions, get_solver, refuse_unsupported
+from clearopt.testset import Instance
 
 DEFAULT_SOLVERS = ("dual", "scip", "highs", "cvxpy", "uniform")
 _SHARE_OF_MEMORY = 0.9  # of the machine's, for all processes together
 
-Given = Problem | Program
+Given = Problem | Program | Instance
 OnRun = Callable[[ComparisonRow, int, int], None]
 
 
@@ -101,7 +110,8 @@ def compare(
     in this one. Ctrl-C ends the runs under way and returns the rows so far.
 
     Args:
-        problem: a `Problem` or compiled `Program`; or several, as a list or a dict by name.
+        problem: a `Problem`, a compiled `Program` or an `Instance` of the test set, whose best
+            known value and bound are then compared too; or several, as a list or a dict by name.
         solvers: names of `co.solvers()`, or back-ends of your own; by default the dual, SCIP,
             HiGHS, CVXPY and the uniform cap, as far as they are installed.
         time_limit: seconds for each run; None for no limit, hard or otherwise.
@@ -127,7 +137,7 @@ def compare(
         DeclarationError: what is given is no problem, no solver is named, one is named twice, or
             an option is out of range.
     """
-    instances = _instances(problem)
+    instances, known = _instances(problem)
     listed, notes = _solvers(solvers)
     shared: dict[str, Any] = {"time_limit": time_limit, "tolerance": tolerance,
                               "threads": threads, "verbose": verbose}  # fmt: skip
@@ -175,36 +185,48 @@ def compare(
         },
         versions=versions,
         machine=machine(),
+        known=known,
     )
 
 
 # ---------------------------------------------------------------------- what is asked for
-def _instances(given: Any) -> dict[str, Program]:
+def _instances(given: Any) -> tuple[dict[str, Program], dict[str, Known]]:
+    """Programs by name, and what is known of those that the test set has."""
     if isinstance(given, Problem | Program):
-        return {"": _program(given)}
+        return {"": _program(given)}, {}
+    if isinstance(given, Instance):
+        given = {given.name: given}
     if isinstance(given, Mapping):
-        found = {str(name): _program(each) for name, each in given.items()}
+        found = {str(name): each for name, each in given.items()}
         if len(found) < len(given) or "" in found:
             raise DeclarationError(
                 "compare({...}): names of instances must differ and not be empty"
             )
     elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        found = {f"instance {k}": _program(each) for k, each in enumerate(given, start=1)}
+        found = {
+            each.name if isinstance(each, Instance) else f"instance {k}": each
+            for k, each in enumerate(given, start=1)
+        }
     else:
         _program(given)
     if not found:
         raise DeclarationError("compare: no problem is given")
-    return found
+    known = {
+        name: Known(each.best_value, each.best_bound)
+        for name, each in found.items()
+        if isinstance(each, Instance)
+    }
+    return {name: _program(each) for name, each in found.items()}, known
 
 
 def _program(given: Any) -> Program:
-    if isinstance(given, Problem):
+    if isinstance(given, Problem | Instance):
         return given.program
     if isinstance(given, Program):
         return given
     raise DeclarationError(
-        f"compare({type(given).__name__}, ...): expected a co.Problem or a co.Program, or several "
-        "in a list or a dict by name"
+        f"compare({type(given).__name__}, ...): expected a co.Problem, a co.Program or an instance "
+        "of the test set, or several in a list or a dict by name"
     )
 
 

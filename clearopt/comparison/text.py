@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from clearopt.comparison.rows import Comparison, ComparisonRow, behind, best_bound
+from clearopt.comparison.rows import BEST_KNOWN, Comparison, ComparisonRow, behind, best_bound
+from clearopt.comparison.totals import HEADER as TOTALS
+from clearopt.comparison.totals import totals_of
 
 _HEADER = ("solver", "objective", "bound", "gap", "behind", "feasible", "status", "seconds")
 _WORDS = frozenset(
@@ -15,19 +17,28 @@ _WORDS = frozenset(
 def table(comparison: Comparison) -> str:
     """The rows, then messages, notes and contradictions."""
     named = any(row.instance for row in comparison.rows)
-    header: tuple[str, ...] = ("instance", *_HEADER) if named else _HEADER
-    lines = [header]
+    lines: list[tuple[str, ...]] = [("instance", *_HEADER) if named else _HEADER]
     messages = []
-    bounds: dict[str, float] = {}
-    for row in comparison.rows:
-        if row.instance not in bounds:
-            own = [other for other in comparison.rows if other.instance == row.instance]
-            bounds[row.instance] = best_bound(own, row.sign)
-        cells = cells_of(row, bounds[row.instance])
-        lines.append((row.instance, *cells) if named else cells)
-        if row.message:
-            prefix = f"{row.instance}, " if row.instance else ""
-            messages.append(f"{prefix}{row.solver}: {row.message}")
+    for instance in comparison.instances:
+        rows = comparison.said_of(instance)
+        bound = best_bound(rows, rows[0].sign)
+        for row in rows:
+            cells = cells_of(row, bound)
+            lines.append((instance, *cells) if named else cells)
+            if row.message:
+                prefix = f"{instance}, " if instance else ""
+                messages.append(f"{prefix}{row.solver}: {row.message}")
+    return "\n".join(_aligned(lines) + messages + _remarks(comparison))
+
+
+def totals(comparison: Comparison) -> str:
+    """One line a solver, over all instances, then notes and contradictions."""
+    return "\n".join(_aligned([TOTALS, *totals_of(comparison)]) + _remarks(comparison))
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    """Columns under their names, and a rule below these."""
+    header = lines[0]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     shown = [
         "  ".join(
@@ -37,12 +48,14 @@ def table(comparison: Comparison) -> str:
         for line in lines
     ]
     shown.insert(1, "  ".join("-" * width for width in widths))
-    shown += messages
-    shown += [f"note: {note}" for note in comparison.notes]
+    return shown
+
+
+def _remarks(comparison: Comparison) -> list[str]:
+    remarks = [f"note: {note}" for note in comparison.notes]
     if not comparison.complete:
-        shown.append("INTERRUPTED: runs that had not ended are missing")
-    shown += [f"CONTRADICTION: {sentence}" for sentence in comparison.contradictions]
-    return "\n".join(shown)
+        remarks.append("INTERRUPTED: runs that had not ended are missing")
+    return remarks + [f"CONTRADICTION: {sentence}" for sentence in comparison.contradictions]
 
 
 def cells_of(row: ComparisonRow, bound: float) -> tuple[str, ...]:
@@ -52,6 +65,7 @@ def cells_of(row: ComparisonRow, bound: float) -> tuple[str, ...]:
         return format(number, style) if math.isfinite(number) else "-"
 
     ran = row.outcome == "ran"
+    status = "" if row.solver == BEST_KNOWN else row.status or row.outcome
     return (
         row.solver,
         shown(row.objective, ".9g"),
@@ -59,6 +73,6 @@ def cells_of(row: ComparisonRow, bound: float) -> tuple[str, ...]:
         shown(row.gap, ".1e"),
         shown(behind(row, bound), ".1e"),
         "yes" if row.feasible else ("no" if ran else "-"),
-        row.status or row.outcome,
+        status,
         shown(row.seconds, ".3g"),
     )

@@ -139,14 +139,26 @@ class Fields:
         """Raise a DeclarationError that names the file and the place in its header."""
         raise DeclarationError(f"{self.source}: {self.where}: {what}")
 
-    def _get(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
+        """The entry as JSON has it."""
         if key not in self._data:
             self.fail(f"{key!r} is missing")
         return self._data[key]
 
+    def only(self, *known: str) -> None:
+        """Raise where there is an entry that is not among `known`: a misspelt one, perhaps."""
+        for key in self._data:
+            if key not in known:
+                self.fail(f"{key[:80]!r} is not known here; expected {', '.join(known)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its entries."""
+        return tuple(self._data)
+
     def _decoded(self, key: str, read: Callable[[Any], T], meaning: str) -> T:
         try:
-            return read(self._get(key))
+            return read(self.value(key))
         except (ValueError, RecursionError) as error:
             return self.fail(f"{key!r} is not {meaning}: {error}")
 
@@ -155,7 +167,7 @@ class Fields:
         return key in self._data
 
     def text(self, key: str) -> str:
-        value = self._get(key)
+        value = self.value(key)
         return value if isinstance(value, str) else self.fail(f"{key!r} is not a text")
 
     def one_of(self, key: str, known: Any) -> Any:
@@ -166,12 +178,12 @@ class Fields:
         return value
 
     def flag(self, key: str) -> bool:
-        value = self._get(key)
+        value = self.value(key)
         return value if isinstance(value, bool) else self.fail(f"{key!r} is not true or false")
 
     def count(self, key: str) -> int:
         """A whole number of at least 0."""
-        value = self._get(key)
+        value = self.value(key)
         if type(value) is not int or not 0 <= value < 2**62:
             self.fail(f"{key} = {_shown(value)}: must be a whole number of at least 0")
         return value
@@ -186,7 +198,7 @@ class Fields:
         return value
 
     def items(self, key: str) -> list[Any]:
-        value = self._get(key)
+        value = self.value(key)
         return value if isinstance(value, list) else self.fail(f"{key!r} is not a list")
 
     def objects(self, key: str) -> list[Fields]:
@@ -198,12 +210,12 @@ class Fields:
 
     def optional(self, key: str) -> Fields | None:
         """An object, or null."""
-        value = self._get(key)
+        value = self.value(key)
         return None if value is None else Fields(self.source, value, f"{self.where}, {key}")
 
     def labels(self, key: str) -> tuple[Hashable, ...] | None:
         """A list of distinct labels, or null."""
-        if self._get(key) is None:
+        if self.value(key) is None:
             return None
         written = self.items(key)
         labels = self._decoded(
@@ -222,7 +234,7 @@ class Fields:
 
     def nested(self, key: str) -> Fields:
         """An object."""
-        return Fields(self.source, self._get(key), f"{self.where}, {key}")
+        return Fields(self.source, self.value(key), f"{self.where}, {key}")
 
 
 class Archive(Fields):

@@ -178,10 +178,15 @@ class _Asked:
         spacing = 1.01 * (self.high - self.low) / (_EVEN - 1)
         apart = np.abs(tokens - tokens[rows, first][:, None]) > spacing[:, None]
         second = np.where(peak & apart, gains, -np.inf).argmax(axis=1)
+        alike = (1e-9 * (self.high - self.low))[:, None]
         found = []
         for centre in (first, second):
-            left = tokens[rows, np.maximum(centre - 1, 0)][:, None]
-            right = tokens[rows, np.minimum(centre + 1, last)][:, None]
+            # The next amounts that differ by more than rounding: two spreads may have the same.
+            middle = tokens[rows, centre][:, None]
+            before = (tokens < middle - alike).sum(axis=1) - 1
+            after = (tokens <= middle + alike).sum(axis=1)
+            left = tokens[rows, np.maximum(before, 0)][:, None]
+            right = tokens[rows, np.minimum(after, last)][:, None]
             for _ in range(_REFINED):
                 step = _GOLDEN * (right - left)
                 a, b = right - step, left + step
