@@ -37,6 +37,7 @@ from clearopt.solvers.dual.price_interval import price_interval
 from clearopt.solvers.dual.price_path import FINEST_TOLERANCE, PATH_FROM, NoPath, PricePath
 from clearopt.solvers.dual.separable import Separable, Unbounded, separate, view
 from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
+from clearopt.solvers.dual.whole_table import NODES_BEFORE, SHARE_BEFORE, closed, table_of
 from clearopt.solvers.exact_conflict import Exact
 from clearopt.solvers.in_cost import InCost
 from clearopt.solvers.progress import Ticker, listener
@@ -132,16 +133,29 @@ class Dual(Backend):
             nodes=nodes,
             eager_nodes=500 if program.n <= 64 else 64 if program.n <= 256 else 0,
         )
-        if not is_one_row(queries, program):
+        one_row = is_one_row(queries, program)
+        if not one_row:
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
+
+        def search(limits: Limits) -> dict[str, Any]:
             with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
-                found = _solve_several_rows(
+                if one_row:
+                    return _solve_one_row(seen, queries, limits, ticker, options.warm_start)
+                return _solve_several_rows(
                     program, seen, queries, limits, ticker, options.warm_start, reasons=apart
                 )
-            return finish(**found)
-        with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
-            found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
-        if found["infeasible"] and apart:
+
+        table = table_of(program) if "node_limit" not in options.extra else None
+        if table is None:
+            found = search(limits)
+        else:
+            early = replace(
+                limits, nodes=min(nodes, NODES_BEFORE), deadline=deadline.part(SHARE_BEFORE)
+            )
+            found = search(early)
+            if finish(**found).status in ("feasible", "unknown"):
+                found = closed(program, table, found, deadline)
+        if one_row and found["infeasible"] and apart:
             found["message"] = _conflict(program, deadline) or ""
         return finish(**found)
 
