@@ -21,10 +21,12 @@ from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
 from clearopt.solvers.dual.large import OutOfTime
+from clearopt.solvers.dual.large_caps import solve_large_caps
 from clearopt.solvers.dual.large_program import (
     NOT_PLAIN,
     at_least,
     is_large,
+    is_large_under_rows,
     is_plain,
     solve_large,
 )
@@ -111,14 +113,35 @@ class Dual(Backend):
                 if large.status == "optimal" or found["message"] or engine == "sharded":
                     return large
         engine = "auto" if engine == "sharded" else engine
+        capped = self._solve_caps(program, options, deadline) if apart else None
+        if capped is not None:
+            under_caps = finish(**capped)
+            if under_caps.status == "optimal" or capped["message"]:
+                return under_caps
+            found = self._solve_rows(program, options, deadline, engine, nodes, apart=apart)
+            exact = finish(**found)
+            return under_caps if under_caps.gap <= exact.gap else exact
+        return finish(**self._solve_rows(program, options, deadline, engine, nodes, apart=apart))
+
+    def _solve_rows(
+        self,
+        program: Program,
+        options: SolveOptions,
+        deadline: Deadline,
+        engine: str,
+        nodes: int,
+        *,
+        apart: bool,
+    ) -> dict[str, Any]:
+        """By branch and bound, independent groups one by one."""
         if apart and program.rows.shape[0] + program.floors.shape[0] > 1:
             count, labels = component_labels(program)
             if 1 < count <= _MOST_COMPONENTS:
-                return finish(**self._solve_apart(program, count, labels, options, deadline))
+                return self._solve_apart(program, count, labels, options, deadline)
         try:
             seen = view(program)
         except Unbounded as reason:
-            return finish(allocation=None, unbounded=True, message=str(reason))
+            return {"allocation": None, "unbounded": True, "message": str(reason)}
         queries = separate(seen, engine)
         limits = Limits(
             tolerance=options.tolerance,
@@ -130,15 +153,14 @@ class Dual(Backend):
         if not is_one_row(queries, program):
             limits = replace(limits, eager_nodes=limits.eager_nodes // 5)
             with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
-                found = _solve_several_rows(
+                return _solve_several_rows(
                     program, seen, queries, limits, ticker, options.warm_start, reasons=apart
                 )
-            return finish(**found)
         with Ticker(self.name, verbose=options.verbose, heard=heard) as ticker:
             found = _solve_one_row(seen, queries, limits, ticker, options.warm_start)
         if found["infeasible"] and apart:
             found["message"] = _conflict(program, deadline) or ""
-        return finish(**found)
+        return found
 
     def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
         """As every back-end; many budgets over very many queries share a price path."""
@@ -258,6 +280,24 @@ class Dual(Backend):
             "message": messages[0] if messages else "",
             "statistics": {"nodes": nodes, "components": count},
         }
+
+    def _solve_caps(
+        self, program: Program, options: SolveOptions, deadline: Deadline
+    ) -> dict[str, Any] | None:
+        """Caps on groups of very many queries, in chunks."""
+        engine = options.extra.get("engine", "auto")
+        if not is_large_under_rows(program, engine):
+            return None
+        known, _ = known_prices(program, options.warm_start)
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            return solve_large_caps(
+                program,
+                tolerance=options.tolerance,
+                deadline=deadline,
+                known=np.abs(known),
+                ticker=ticker,
+                nodes=options.extra.get("node_limit", None),
+            )
 
     def _solve_large(
         self, program: Program, options: SolveOptions, deadline: Deadline
