@@ -238,6 +238,20 @@ def _stack(blocks: list[sparse.csr_array], n: int) -> sparse.csr_array:
         return sparse.csr_array((0, n))
     if len(blocks) == 1:
         return blocks[0]
+    ends = np.cumsum([0, *(block.nnz for block in blocks)])
+    if all(block.nnz and block.data.strides == (0,) for block in blocks):
+        value = blocks[0].data[0]
+        if all(block.data[0] == value for block in blocks):  # one number in memory stays one
+            kind = np.int32 if int(ends[-1]) < 2**31 - 1 else np.int64
+            starts = [b.indptr[:-1] + kind(end) for b, end in zip(blocks, ends, strict=False)]
+            return sparse.csr_array(
+                (
+                    np.broadcast_to(value, (int(ends[-1]),)),
+                    np.concatenate([block.indices for block in blocks]),
+                    np.concatenate([*starts, ends[-1:]]).astype(kind),
+                ),
+                shape=(sum(block.shape[0] for block in blocks), n),
+            )
     return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
 

@@ -11,8 +11,11 @@ from scipy import sparse
 
 from clearopt.errors import DeclarationError
 from clearopt.expressions import Expression, row_of_ones
+from clearopt.program import PIECE
+from clearopt.validation import FloatArray
 
 _LONGEST_TEXT = 64  # letters, of labels that are grouped as arrays
+_WIDEST = 4  # entries of a table a label, of whole numbers that are grouped by one
 
 
 def sum_(expression: Expression, by: Any = None) -> Expression:
@@ -52,9 +55,7 @@ def _aggregate(expression: Expression, by: Any, *, mean: bool) -> Expression:
         row = row_of_ones(length) if factor == 1.0 else row_of_ones(length) * factor
         return expression.mapped_by(row, scalar=True, text=f"{name}({expression.text})")
     group, labels = factorize(by, length, f"co.{name}({expression.text}, by=...)")
-    sizes = np.bincount(group, minlength=len(labels))
-    factors = 1.0 / sizes[group] if mean else np.ones(length)
-    matrix = sparse.csr_array((factors, (group, np.arange(length))), shape=(len(labels), length))
+    matrix = _membership(group, len(labels), mean=mean)
     text = f"{name}({expression.text}, by=[{len(labels)} groups])"
     return expression.mapped_by(matrix, scalar=False, text=text, labels=labels)
 
@@ -98,6 +99,22 @@ def factorize(by: Any, length: int, argument: str) -> tuple[NDArray[np.intp], tu
     return _by_dictionary(array, argument)
 
 
+def _membership(group: NDArray[np.intp], count: int, *, mean: bool) -> sparse.csr_array:
+    """(count, m): the sum or the mean of each group's entries.
+
+    Ordered by SciPy's counting sort over single bytes; the ones of a sum are one number in memory.
+    """
+    ends = np.arange(group.size + 1, dtype=np.int32 if group.size < 2**31 - 1 else np.int64)
+    belongs = np.ones(group.size, dtype=np.int8)
+    columns = sparse.csc_array((belongs, group.astype(ends.dtype), ends), shape=(count, group.size))
+    by_group = columns.tocsr()
+    factors: FloatArray = np.broadcast_to(1.0, (group.size,))
+    if mean:
+        sizes = np.diff(by_group.indptr)
+        factors = np.repeat(1.0 / np.maximum(sizes, 1), sizes)
+    return sparse.csr_array((factors, by_group.indices, by_group.indptr), shape=columns.shape)
+
+
 def _from_pandas(by: Any, argument: str) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
     codes, labels = by.factorize()
     group = np.asarray(codes, dtype=np.intp)
@@ -113,11 +130,38 @@ def _numbered(
     keys: NDArray[Any], labels: NDArray[Any]
 ) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
     """Groups by equal keys, numbered by first appearance, and the label of each."""
+    if keys.dtype.kind in "iu" and int(keys.max()) - int(keys.min()) <= _WIDEST * keys.size:
+        return _numbered_by_table(keys, labels)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.shape[0])
     return rank[inverse].astype(np.intp), tuple(labels[first[order]].tolist())
+
+
+def _numbered_by_table(
+    keys: NDArray[Any], labels: NDArray[Any]
+) -> tuple[NDArray[np.intp], tuple[Hashable, ...]]:
+    """The same for whole numbers that lie close together: nothing is sorted, or copied whole."""
+    low, size = keys.min(), keys.size
+    wide = np.dtype(np.int64) if keys.dtype.itemsize < 8 else keys.dtype  # small ones overflow
+
+    def entries_of(part: slice) -> NDArray[np.intp]:
+        return (keys[part].astype(wide, copy=False) - low.astype(wide)).astype(np.intp)
+
+    first = np.full(int(keys.max()) - int(low) + 1, size, dtype=np.intp)
+    pieces = [slice(start, start + PIECE) for start in range(0, size, PIECE)]
+    for part in pieces:
+        entries = entries_of(part)
+        np.minimum.at(first, entries, part.start + np.arange(entries.size))
+    used = np.flatnonzero(first < size)
+    used = used[np.argsort(first[used])]
+    number = np.zeros(first.size, dtype=np.intp)
+    number[used] = np.arange(used.size)
+    group = np.empty(size, dtype=np.intp)
+    for part in pieces:
+        group[part] = number[entries_of(part)]
+    return group, tuple(labels[first[used]].tolist())
 
 
 def _as_text(array: NDArray[Any]) -> NDArray[np.str_] | None:

@@ -92,22 +92,28 @@ class UtilityBlock:
 
     @cached_property
     def at_zero(self) -> FloatArray:
-        """U(0) of every member, (m,)."""
-        return np.asarray(self.family.value(np.zeros(self.index.size)))
+        """U(0) of every member, (m,), made in pieces; one number in memory where all agree."""
+        values: FloatArray | None = None
+        first = 0.0
+        for start in range(0, self.size, PIECE):
+            part = slice(start, min(start + PIECE, self.size))
+            found = self.family.take(part).value(np.zeros(part.stop - start))
+            first = float(found[0]) if start == 0 else first
+            if values is None and bool((found == first).all()):
+                continue
+            if values is None:
+                values = np.full(self.size, first)
+            values[part] = found
+        return np.broadcast_to(first, (self.size,)) if values is None else values
 
     def values(self, tokens: FloatArray, out: FloatArray) -> None:
         """Write U of `tokens`, (n,), to `out`, (n,); where most have none, ask for the others."""
-        if self.index.size <= PIECE or not self.family.traceable:
+        if self.size <= PIECE or not self.family.traceable:
             self.evaluate(lambda family, at: family.value(at), tokens, out)
             return
-        for start in range(0, self.index.size, PIECE):
-            part = slice(start, min(start + PIECE, self.index.size))
-            where = self.where
-            at = (
-                slice(where.start + part.start, where.start + part.stop)
-                if isinstance(where, slice)
-                else where[part]
-            )
+        for start in range(0, self.size, PIECE):
+            part = slice(start, min(start + PIECE, self.size))
+            at = self.part(part)
             held, family = tokens[at], self.family.take(part)
             served = np.flatnonzero(held != 0)
             if 2 * served.size > held.size:

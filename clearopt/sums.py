@@ -64,14 +64,33 @@ def _added(total: FloatArray, error: FloatArray, terms: FloatArray) -> FloatArra
 
 
 def times(matrix: sparse.csr_array, vector: FloatArray) -> FloatArray:
-    """matrix @ vector, (k,); one long row is summed in pieces, which copies nothing."""
-    size = matrix.nnz
-    if matrix.shape[0] != 1 or size < _PIECE:
+    """matrix @ vector, (k,), in pieces, which copies nothing; long rows are summed accurately."""
+    size, ends = matrix.nnz, matrix.indptr
+    if size < _PIECE:
         return np.asarray(matrix @ vector)
-    every = size == matrix.shape[1] and matrix.has_canonical_format
+    every = matrix.shape[0] == 1 and size == matrix.shape[1] and matrix.has_canonical_format
 
     def terms(part: slice) -> FloatArray:
         held = vector[part] if every else vector[matrix.indices[part]]
         return np.asarray(matrix.data[part] * held)
 
-    return np.array([accurate_sum_of(size, terms)])
+    def of_row(row: int) -> float:
+        first = int(ends[row])
+        return accurate_sum_of(
+            int(ends[row + 1]) - first,
+            lambda part: terms(slice(part.start + first, part.stop + first)),
+        )
+
+    product = np.zeros(matrix.shape[0])
+    row = 0
+    while row < product.size:
+        # As many rows as end within a piece; one that is longer stands alone.
+        following = int(np.searchsorted(ends, ends[row] + _PIECE, side="right")) - 1
+        if following <= row:
+            product[row], row = of_row(row), row + 1
+            continue
+        numbers = np.repeat(np.arange(following - row), np.diff(ends[row : following + 1]))
+        found = terms(slice(int(ends[row]), int(ends[following])))
+        product[row:following] = np.bincount(numbers, found, minlength=following - row)
+        row = following
+    return product

@@ -101,3 +101,36 @@ def test_a_million_labels_take_no_python_loop_worth_mentioning():
         started = time.process_time()
         co.sum(co.Allocation(n), by=by)
         assert time.process_time() - started < 5.0  # about 0.5 s; a loop over rows takes minutes
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_numbers_are_grouped_as_one_by_one(kind, seed):
+    """Whatever their type and range, close together (by a table) or far apart (sorted)."""
+    rng = np.random.default_rng(seed)
+    ends = np.iinfo(kind)
+    close = rng.integers(ends.max - 20, ends.max, 70_000, dtype=kind, endpoint=True)
+    low = rng.integers(ends.min, ends.min + 20, 70_000, dtype=kind, endpoint=True)
+    for by in (close, low, np.concatenate([close, low])[rng.permutation(140_000)]):
+        group, labels = factorize(by, by.size, "by")
+        numbers = {}
+        expected = [numbers.setdefault(label, len(numbers)) for label in by.tolist()]
+        assert group.tolist() == expected
+        assert labels == tuple(numbers)
+
+
+def test_a_sum_by_group_holds_no_array_of_ones():
+    n = 50_000
+    tokens = co.Allocation(n, upper=9, name="tokens")
+    tenant = np.arange(n) % 7
+    total = co.sum(tokens, by=tenant)
+    (matrix,) = total.linear.values()
+    assert matrix.data.strides == (0,)
+    amounts = np.random.default_rng(0).random(n)
+    assert np.allclose(matrix @ amounts, np.bincount(tenant, amounts))
+    problem = co.Problem(co.Maximize(co.sum(co.Logistic(1.0, 5.0, 1.0)(tokens))),
+                         [co.sum(tokens) <= 9.0, total <= 3.0])  # fmt: skip
+    assert problem.program.rows.data.strides == (0,)
+    both = np.r_[amounts.sum(), np.bincount(tenant, amounts)]
+    assert np.allclose(problem.program.rows @ amounts, both)
+    assert np.allclose(problem.program.activity(amounts), both)

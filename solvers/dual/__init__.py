@@ -22,10 +22,12 @@ from clearopt.solvers.dual.apart_progress import Together
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
 from clearopt.solvers.dual.large import OutOfTime
+from clearopt.solvers.dual.large_caps import solve_large_caps
 from clearopt.solvers.dual.large_program import (
     NOT_PLAIN,
     at_least,
     is_large,
+    is_large_under_rows,
     is_plain,
     solve_large,
 )
@@ -115,17 +117,38 @@ class Dual(Backend):
                 if large.status == "optimal" or found["message"] or engine == "sharded":
                     return large
         engine = "auto" if engine == "sharded" else engine
+        capped = self._solve_caps(program, options, deadline) if apart else None
+        if capped is not None:
+            under_caps = finish(**capped)
+            if under_caps.status == "optimal" or capped["message"]:
+                return under_caps
+        found = self._solve_rows(program, options, deadline, engine, nodes, heard, apart=apart)
+        exact = finish(**found)
+        if capped is not None and under_caps.gap <= exact.gap:
+            return under_caps
+        return exact
+
+    def _solve_rows(
+        self,
+        program: Program,
+        options: SolveOptions,
+        deadline: Deadline,
+        engine: str,
+        nodes: int,
+        heard: Callable[[float, float], None] | None,
+        *,
+        apart: bool,
+    ) -> dict[str, Any]:
+        """By branch and bound, independent groups one by one."""
         if apart and program.rows.shape[0] + program.floors.shape[0] > 1:
             count, labels = component_labels(program)
             if 1 < count <= _MOST_COMPONENTS:
                 together = None if heard is None else Together(program, count, labels, heard)
-                return finish(
-                    **self._solve_apart(program, count, labels, options, deadline, together)
-                )
+                return self._solve_apart(program, count, labels, options, deadline, together)
         try:
             seen = view(program)
         except Unbounded as reason:
-            return finish(allocation=None, unbounded=True, message=str(reason))
+            return {"allocation": None, "unbounded": True, "message": str(reason)}
         queries = separate(seen, engine)
         limits = Limits(
             tolerance=options.tolerance,
@@ -153,11 +176,11 @@ class Dual(Backend):
                 limits, nodes=min(nodes, NODES_BEFORE), deadline=deadline.part(SHARE_BEFORE)
             )
             found = search(early)
-            if finish(**found).status in ("feasible", "unknown"):
+            if not _is_proven(program, found, options.tolerance):
                 found = closed(program, table, found, deadline)
         if one_row and found["infeasible"] and apart:
             found["message"] = _conflict(program, deadline) or ""
-        return finish(**found)
+        return found
 
     def solve_each(self, programs: Sequence[Program], options: SolveOptions) -> Iterator[Solution]:
         """As every back-end; many budgets over very many queries share a price path."""
@@ -289,6 +312,24 @@ class Dual(Backend):
             "statistics": {"nodes": nodes, "components": count},
         }
 
+    def _solve_caps(
+        self, program: Program, options: SolveOptions, deadline: Deadline
+    ) -> dict[str, Any] | None:
+        """Caps on groups of very many queries, in chunks."""
+        engine = options.extra.get("engine", "auto")
+        if not is_large_under_rows(program, engine):
+            return None
+        known, _ = known_prices(program, options.warm_start)
+        with Ticker(self.name, verbose=options.verbose) as ticker:
+            return solve_large_caps(
+                program,
+                tolerance=options.tolerance,
+                deadline=deadline,
+                known=np.abs(known),
+                ticker=ticker,
+                nodes=options.extra.get("node_limit", None),
+            )
+
     def _solve_large(
         self,
         program: Program,
@@ -308,6 +349,11 @@ class Dual(Backend):
                 heard=heard,
                 sharded=options.extra.get("engine") == "sharded",
             )
+
+
+def _is_proven(program: Program, found: dict[str, Any], tolerance: float) -> bool:
+    solution = make_solution(program, solver=Dual.name, seconds=0.0, tolerance=tolerance, **found)
+    return solution.status in ("optimal", "infeasible")
 
 
 def is_one_row(queries: Separable, program: Program) -> bool:

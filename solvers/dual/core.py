@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.solvers.dual.blocks import Columns, Group
+from clearopt.solvers.dual.exchange import PAIRED, best_pairs
 from clearopt.solvers.dual.kernels import response_in_numpy, see
 from clearopt.validation import FloatArray
 
 _SAME_PRICE = 2e-15  # relative distance of prices that are one price
-_LINEAR = 0.05  # relative change of price within which demand is taken to be linear
-_PAIRED = 256  # undecided queries of which any two may change sides
 _SHRINK = 6  # halvings after which those who no longer differ are left out
 
 
@@ -137,9 +136,7 @@ def _exchange(
 ) -> float:
     """Abandon or fund one or two of the undecided where that makes better use of the budget.
 
-    What `room` is left goes to everybody else at falling marginal utility: that costs
-    room^2 / (2 |slope|) of what the bound promises, overspending likewise; where nobody follows
-    the price it stays unspent. A query on the other side than its price says costs its surplus.
+    Returns what is left of `room` then; see `exchange`.
     """
     if not groups:
         return room
@@ -157,29 +154,18 @@ def _exchange(
         amounts.append(np.column_stack([seen.lower, past.tokens])[open_])
         place.append(np.column_stack([np.full(open_.size, number), open_]))
     value, width = np.concatenate(surplus), np.concatenate(step)
-    nearest = np.argsort(np.abs(value), kind="stable")[:_PAIRED]
+    nearest = np.argsort(np.abs(value), kind="stable")[:PAIRED]
     if not nearest.size:
         return room
     state = np.concatenate(on)[nearest]
-    loss = np.r_[0.0, np.where(state, value[nearest], -value[nearest])]
-    change = np.r_[0.0, np.where(state, width[nearest], -width[nearest])]
-
-    def cost(left: FloatArray) -> FloatArray:
-        if slope < 0:  # as far as demand is next to linear
-            near = np.abs(left) <= _LINEAR * price * -slope
-            return np.where(near | (left == room), left * left / (-2.0 * slope), np.inf)
-        return np.where(left >= 0, price * left, np.inf)
-
-    total = loss[:, None] + loss[None, :] + cost(room + change[:, None] + change[None, :])
-    np.fill_diagonal(total[1:, 1:], np.inf)
-    first, second = np.unravel_index(int(np.argmin(total)), total.shape)
-    if not total[first, second] < total[0, 0]:
-        return room
-    for chosen in (int(first), int(second)):
-        if chosen:
-            k = nearest[chosen - 1]
+    loss = np.where(state, value[nearest], -value[nearest])
+    change = np.where(state, width[nearest], -width[nearest])
+    one = (np.array([number]) for number in (room, slope, price))
+    for chosen in best_pairs(loss[None], change[None], *one)[0].tolist():
+        if chosen >= 0:
+            k = nearest[chosen]
             number, member = np.concatenate(place)[k]
-            tokens[number][member] = np.concatenate(amounts)[k, 0 if state[chosen - 1] else 1]
+            tokens[number][member] = np.concatenate(amounts)[k, 0 if state[chosen] else 1]
             room += float(change[chosen])
     return room
 

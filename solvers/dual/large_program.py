@@ -40,13 +40,23 @@ def is_large(program: Program, engine: str) -> bool:
     return is_plain(program)
 
 
+def is_large_under_rows(program: Program, engine: str) -> bool:
+    """Whether it is worth looking whether its several rows are caps, and plain otherwise."""
+    large = program.n >= LARGE_FROM and program.rows.shape[0] > 1 and engine in ("auto", "jax")
+    return large and is_plain_but_for_rows(program)
+
+
 def is_plain(program: Program) -> bool:
-    """One `<=` row (or none) with coefficients, costs and weights of at least 0; S-shaped
-    utilities that JAX can trace; no floors, choices, cost curves or semicontinuous tokens."""
+    """One `<=` row (or none), and plain otherwise."""
+    return program.rows.shape[0] <= 1 and is_plain_but_for_rows(program)
+
+
+def is_plain_but_for_rows(program: Program) -> bool:
+    """`<=` rows with coefficients, costs and weights of at least 0; S-shaped utilities that JAX
+    can trace; no floors, choices, cost curves or semicontinuous tokens."""
     rows = program.rows
     return bool(
-        rows.shape[0] <= 1
-        and all(sense == "<=" for sense in program.senses)
+        all(sense == "<=" for sense in program.senses)
         and not program.floors.shape[0]
         and not program.has_curves
         and not program.semicontinuous.any()

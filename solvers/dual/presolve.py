@@ -9,6 +9,7 @@ import numpy as np
 
 from clearopt.solvers.dual.blocks import Group
 from clearopt.solvers.dual.kernels import in_numpy
+from clearopt.validation import FloatArray
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,24 @@ class Point:
 
 
 def presolve(
-    sample: list[tuple[Group, float]], budget: float, start: float | None
+    sample: list[tuple[Group, float]],
+    budget: float,
+    start: float | None,
+    floors: list[FloatArray] | None = None,
 ) -> tuple[float, float, bool]:
     """(price, elasticity, ample): where the sample's demand meets the budget, and how it falls.
+
+    With `floors`, one array a group, each query pays no less than its own whatever the price.
 
     The elasticity is -d log(demand) / d log(price) around there; `ample` where the sample cannot
     rule out that the budget suffices for all that anybody wants.
     """
 
     def demand(price: float) -> float:
+        prices = [price] * len(sample) if floors is None else [np.maximum(price, f) for f in floors]
         return math.fsum(
-            factor * float(in_numpy("measure", g.kind, g.columns, price)[2].sum())
-            for g, factor in sample
+            factor * float(in_numpy("measure", g.kind, g.columns, paid)[2].sum())
+            for (g, factor), paid in zip(sample, prices, strict=True)
         )
 
     ample = demand(0.0) <= 1.5 * budget
@@ -81,13 +88,9 @@ def _break_even_guess(sample: list[tuple[Group, float]], budget: float) -> float
     prices, charges = [np.zeros(0)], [np.zeros(0)]
     with np.errstate(all="ignore"):
         for group, factor in sample:
-            columns = group.columns
-            utility = group.kind.from_parameters(*columns.parameters)
-            excess, slope = utility.tangent_from_zero()
-            tokens = np.minimum(np.asarray(utility.origin + excess), columns.upper)
-            price = (columns.weight * np.asarray(slope) - columns.cost) / columns.coefficient
-            prices.append(np.broadcast_to(price, tokens.shape))
-            charges.append(factor * columns.coefficient * tokens)
+            price, charge = break_even(group)
+            prices.append(price)
+            charges.append(factor * charge)
     price, charge = np.concatenate(prices), np.concatenate(charges)
     usable = np.flatnonzero(np.isfinite(price) & (price > 0) & np.isfinite(charge))
     if not usable.size:
@@ -95,6 +98,17 @@ def _break_even_guess(sample: list[tuple[Group, float]], budget: float) -> float
     order = usable[np.argsort(-price[usable], kind="stable")]
     last = int(np.searchsorted(np.cumsum(charge[order]), budget))
     return float(price[order[min(last, order.size - 1)]])
+
+
+def break_even(group: Group) -> tuple[FloatArray, FloatArray]:
+    """The prices at which the queries of a group start to buy, and what they are charged then."""
+    columns = group.columns
+    with np.errstate(all="ignore"):
+        utility = group.kind.from_parameters(*columns.parameters)
+        excess, slope = utility.tangent_from_zero()
+        tokens = np.minimum(np.asarray(utility.origin + excess), columns.upper)
+        price = (columns.weight * np.asarray(slope) - columns.cost) / columns.coefficient
+        return np.broadcast_to(price, tokens.shape), columns.coefficient * tokens
 
 
 # -------------------------------------------------------------------------------- small things

@@ -41,7 +41,7 @@ def closed(
     value = table.fill(lambda: deadline.over)
     if value is None:
         return found
-    statistics = found["statistics"] | {"states": table.states}
+    statistics = found.get("statistics", {}) | {"states": table.states}
     if not math.isfinite(value):
         return found | {"allocation": None, "infeasible": True, "statistics": statistics}
     return found | {
