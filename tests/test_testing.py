@@ -145,6 +145,20 @@ def test_wholeness_is_checked_where_only_some_tokens_are_whole():
     assert "whole tokens" in faults(problem, moved(solution, 0, -0.25))
 
 
+def test_marginal_values_that_took_too_long_are_no_fault():
+    tokens = co.Allocation(2, upper=10.0)
+    problem = co.Problem(
+        co.Maximize(co.sum(co.CumulativeSurge(0.9, 1.0, 0.5)(tokens))),
+        [(co.sum(tokens) <= 9).named("budget")],
+    )
+    solution = problem.solve()
+    prices = solution.prices
+    unknown = replace(solution).stating(prices, {"budget": float("nan")})
+    assert faults(problem, unknown) == set()
+    endless = replace(solution).stating(prices, {"budget": float("inf")})
+    assert faults(problem, endless) == {"marginal_values"}
+
+
 # ------------------------------------------------------------------ sampling
 @pytest.mark.parametrize(
     "name",
