@@ -83,6 +83,19 @@ class Ticker:
         self._status.update(text)
 
 
+class Silent(Ticker):
+    """For the search of a part, whose numbers say nothing about the whole."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def tell(self, nodes: int, objective: float, bound: float) -> None:
+        """Nothing."""
+
+    def say(self, what: str) -> None:
+        """Nothing."""
+
+
 def listener(
     program: Program, options: SolveOptions, started: float, *, offset: float = 0.0
 ) -> Callable[[float, float], None] | None:

@@ -38,7 +38,7 @@ from clearopt.solvers.dual.large_program import charged, spend_the_rest
 from clearopt.solvers.dual.one_row import OneRow
 from clearopt.solvers.dual.presolve import presolve
 from clearopt.solvers.dual.separable import separate, view
-from clearopt.solvers.progress import Ticker
+from clearopt.solvers.progress import Silent, Ticker
 from clearopt.validation import FloatArray
 
 _ROUNDS = 12  # of who is kept by the budget's price
@@ -321,7 +321,7 @@ class LargeCaps:
             eager_nodes=0,
         )
         start = max(float(self.price[g]) - price * float(caps.ratio[g]), 0.0)
-        found = BranchAndBound(row, limits, start, self.ticker).solve()
+        found = BranchAndBound(row, limits, start, Silent()).solve()
         if found.stopped == "infeasible":
             raise Infeasible
         rounding = 4 * _EPS * float(queries.cost @ queries.upper)

@@ -33,7 +33,7 @@ from clearopt.solvers.dual.one_row import OneRow
 from clearopt.solvers.dual.rounding import whole_tokens
 from clearopt.solvers.dual.separable import ROUNDING, Effective, Separable
 from clearopt.solvers.dual.several_rows import SeveralRows
-from clearopt.solvers.progress import Ticker
+from clearopt.solvers.progress import Silent, Ticker
 from clearopt.validation import FloatArray
 
 LEFT_BY_LINKING = "gap that prices of the linking rows leave"
@@ -304,7 +304,7 @@ class Nested:
             budget, equality = float(problem.budgets[0]), bool(problem.equality[0])
             coupling = OneRow(queries, row, budget, equality, self.limits.deadline)
             start = float(first[0])
-        return BranchAndBound(coupling, limits, start, self.ticker).solve()
+        return BranchAndBound(coupling, limits, start, Silent()).solve()
 
     # ------------------------------------------------------------------ allocations
     def _allocate(self, tokens: FloatArray, prices: FloatArray) -> FloatArray | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import clearopt as co
+from clearopt import testset
 
 
 def declared(*, minimize: bool, n: int = 12) -> co.Problem:
@@ -124,3 +125,16 @@ def test_groups_with_cost_curves_and_menus_add_up() -> None:
 def test_what_is_no_function_is_refused() -> None:
     with pytest.raises(co.DeclarationError, match="on_progress = 3: must be a function"):
         declared(minimize=False).solve(on_progress=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tenants-1000", "teams-1000", "tenants-60-whole"])
+def test_parts_do_not_speak_for_the_whole(name):
+    """Where groups are searched one by one, their own values and bounds are nobody's to hear."""
+    instance = testset.load(name)
+    heard = []
+    solution = instance.problem.solve(
+        time_limit=20, on_progress=lambda _, value, bound: heard.append((value, bound))
+    )
+    slack = 1e-9 * abs(solution.objective)
+    assert all(bound >= solution.objective - slack for _, bound in heard)
+    assert all(not value > solution.bound + slack for value, _ in heard)
