@@ -63,7 +63,7 @@ def test_what_does_not_end_is_ended(solver: co.Backend) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_what_takes_too_much_memory_is_ended() -> None:
-    row = co.compare(declared(), hostile.Hoards(), memory_limit=1.0)["hoards"]
+    row = co.compare(declared(), hostile.Hoards(), memory_limit=1.0, time_limit=300)["hoards"]
     assert row.outcome == "out of memory"
     assert "more than 1 GiB" in row.message
 
