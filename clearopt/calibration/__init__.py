@@ -2,5 +2,14 @@
 
 from clearopt.calibration.rollouts import CalibrationError, Rollouts
 from clearopt.calibration.surge_model import SurgeModel, fit_surge_model
+from clearopt.calibration.traces import Run, Traces, read_rollouts
 
-__all__ = ["CalibrationError", "Rollouts", "SurgeModel", "fit_surge_model"]
+__all__ = [
+    "CalibrationError",
+    "Rollouts",
+    "Run",
+    "SurgeModel",
+    "Traces",
+    "fit_surge_model",
+    "read_rollouts",
+]
