@@ -49,7 +49,7 @@ class Accounting(ABC):
         """What caps of (n,) queries are charged in all, by their curves."""
 
     def total(self, rollouts: Rollouts, caps: FloatArray) -> float:
-        """What caps of (n,) queries are charged: each one's mean over its rollouts, summed up."""
+        """What caps of (n,) queries are charged in all: the sum of each one's mean."""
         return float(
             per_query(rollouts, self.cost(rollouts, caps[rollouts.query]), caps.size).sum()
         )

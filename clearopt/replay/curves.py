@@ -29,6 +29,11 @@ class Curves:
     utilities: co.Utility
     cost_curves: co.CostCurve
 
+    @classmethod
+    def of(cls, utilities: co.Utility, cost_curves: co.CostCurve, n: int) -> Curves:
+        """Of n members each; one number for all of them is repeated."""
+        return cls(utilities.broadcast(n), cost_curves.broadcast(n))
+
     def expected(self, caps: FloatArray) -> FloatArray:
         """(n,) expected accuracy under caps of (n,) tokens."""
         return np.asarray(self.utilities.value(caps), dtype=np.float64)

@@ -54,7 +54,7 @@ class _Tally:
         self.generated.append(float(used.sum()))
 
     def accuracies(self) -> FloatArray:
-        """(k,) of the queries that were scored: their sums, scaled so that the mean is the accuracy.
+        """(k,) of the queries that were scored; their mean is the accuracy.
 
         A query counts as often as it came.
         """

@@ -70,7 +70,7 @@ class CaseCurves:
     def _own(self, family: str) -> Curves:
         fitted = fit_curves(self._case.fitting, self._case.n, family=family, pooling="partial")
         self._heard(fitted.warnings)
-        return Curves(fitted.utilities, fitted.cost_curves)
+        return Curves.of(fitted.utilities, fitted.cost_curves, self._case.n)
 
     def _predicted(self, family: str) -> Curves:
         """Each fold's curves, from a fit on the other folds alone."""
@@ -92,7 +92,7 @@ class CaseCurves:
         fitted = fit_curves(seen, design.shape[0], family=family, pooling="partial", design=design)
         self._heard(fitted.warnings)
         predicted = fitted.predict(new)
-        return Curves(predicted.utilities, predicted.cost_curves)
+        return Curves.of(predicted.utilities, predicted.cost_curves, new.shape[0])
 
     def _heard(self, warnings: tuple[str, ...]) -> None:
         self.warnings += [said for said in warnings if said not in self.warnings]

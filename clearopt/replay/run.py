@@ -124,7 +124,7 @@ def _report(
 
 
 def _configuration(traces: Traces, settings: Settings) -> dict[str, Any]:
-    """What results depend on: the rollouts, the settings but for what only chooses runs, versions."""
+    """What a run's results depend on; the settings that only choose runs are left out."""
     chosen = settings.to_dict()
     for name in ("benchmark", "model", "splits"):
         del chosen[name]

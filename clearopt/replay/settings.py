@@ -57,7 +57,7 @@ class Settings:
     predictor: str = "design"
     stream: str | None = None
     length: int = 500
-    time_limit: float = 20.0
+    time_limit: float = 60.0
     resamples: int = 4000
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ SUMMARY_CELLS: Sequence[SummaryCell] = (
     ("least", lambda s: number(s.least_ratio)),
     ("above/below 1", lambda s: f"{s.above}/{s.below} of {s.models}"),
     ("x time-share", lambda s: number(s.over_time_share)),
-    ("oracle's gain", lambda s: percent(s.gain_share)),
+    ("gain, %", lambda s: percent(s.gain_share, digits=0)),
 )
 """Columns of a summary; ratios stand beside the accuracies that they are ratios to."""
 
@@ -43,16 +43,16 @@ ROW_CELLS: Sequence[RowCell] = (
     ("right, % [95 %]", lambda r, s: with_interval(r.accuracy, r.low, r.high, percent)),
     ("x uniform [95 %]", lambda r, s: "1" if r.policy == "uniform"
         else with_interval(r.ratio, r.ratio_low, r.ratio_high, number)),
-    ("x time-share [95 %]", lambda r, s: "1" if r.policy == "time-share" else with_interval(
+    ("x time-share", lambda r, s: "1" if r.policy == "time-share" else with_interval(
         s.over_time_share, s.over_time_share_low, s.over_time_share_high, number)),
-    ("oracle's gain", lambda r, s: percent(s.gain_share)),
-    ("expected, %", lambda r, s: percent(r.expected_accuracy)),
-    ("funded, %", lambda r, s: percent(r.funded, digits=0)),
-    ("caps", lambda r, s: f"{r.planned:,}"),
-    ("used", lambda r, s: "-" if r.generated is None else f"{r.generated:,}"),
+    ("gain, %", lambda r, s: percent(s.gain_share, digits=0)),
+    ("expected", lambda r, s: percent(r.expected_accuracy)),
+    ("funded", lambda r, s: percent(r.funded, digits=0)),
+    ("caps", lambda r, s: tokens(r.planned)),
+    ("used", lambda r, s: tokens(r.generated)),
     ("gap", lambda r, s: "-" if r.gap is None else f"{r.gap:.0e}"),
 )  # fmt: skip
-"""Columns of a run's rows."""
+"""Columns of a run's rows; gain is the share of the oracle's gain over uniform."""
 
 
 def show(report: Report, console: Console) -> None:
@@ -149,7 +149,7 @@ def _table(
         padding=(0, 2, 0, 0) if plain else (0, 1, 0, 0),  # the box adds a blank
     )
     shown.add_column("budget", justify="right", no_wrap=True)
-    shown.add_column("policy", no_wrap=True)
+    shown.add_column("policy", no_wrap=True, min_width=max(len(row[1]) for row in rows))
     for name in names:
         shown.add_column(name, justify="right", no_wrap=True)
     for _, group in groupby(rows, key=lambda row: row[0]):
@@ -174,6 +174,16 @@ def number(value: float | None) -> str:
 def percent(value: float | None, *, digits: int = 1) -> str:
     """A share in percent, without the sign."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def tokens(value: int | None) -> str:
+    """A number of tokens in four characters or so: 950, 24.7k, 1.10M."""
+    if value is None:
+        return "-"
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return str(value)
 
 
 def with_interval(value: Any, low: Any, high: Any, shown: Callable[[Any], str]) -> str:
