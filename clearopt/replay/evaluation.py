@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clearopt.calibration import Run
+from clearopt.calibration import CalibrationError, Run
 from clearopt.confirmation.statistics import Resampled, Resampling
 from clearopt.replay.accounting import ACCOUNTINGS, Accounting, per_query, right_under
 from clearopt.replay.fitting import CaseCurves
@@ -87,6 +87,8 @@ def evaluate(
         for name in settings.accountings:
             accounting = ACCOUNTINGS[name]
             ample = accounting.ample(case.fitting, case.n)
+            if ample < 1:
+                raise CalibrationError("right answers took no tokens, so none are to be shared")
             amples[name].append(ample)
             for key, made, budget in _plans(case, accounting, ample, curves, settings):
                 tallies.setdefault(key, _Tally.of(run.n)).add(case, made, budget)

@@ -162,7 +162,7 @@ class Evaluated:
             for line in plain["frontiers"]
         ]
         return cls(
-            RunFacts(**plain["facts"]),
+            RunFacts(**{**plain["facts"], "warnings": tuple(plain["facts"]["warnings"])}),
             tuple(Row(**row) for row in plain["rows"]),
             tuple(Standing(**standing) for standing in plain["standings"]),
             tuple(lines),
