@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -253,18 +253,34 @@ class Table:
                 for name in numbers
             )  # fmt: skip
         frame = frame.with_columns(pl.Series(name, array) for name, array in results.items())
-        buffer = io.BytesIO()
-        try:
-            if target in _SEPARATORS:
-                frame.write_csv(buffer, separator=_SEPARATORS[target])
-            elif target == "jsonl":
-                frame.write_ndjson(buffer)
-            else:
-                frame.write_parquet(buffer)
-        except pl.exceptions.PolarsError as error:
-            raise DeclarationError(f"{path}: {_first_line(error)}") from error
-        with written_whole(path) as file:
-            file.write(buffer.getbuffer())
+        _write_frame(frame, path)
+
+
+# -------------------------------------------------------------------------------- writing files
+def write_table(columns: Mapping[str, Any], path: Path) -> None:
+    """Write columns of one length in the format that the path's ending names, all or nothing.
+
+    Raises:
+        MissingExtraError: polars is not installed.
+        DeclarationError: nothing can be written there.
+    """
+    _write_frame(_polars().DataFrame(dict(columns)), path)
+
+
+def _write_frame(frame: Any, path: Path) -> None:
+    pl, target = _polars(), format_of(path)
+    buffer = io.BytesIO()
+    try:
+        if target in _SEPARATORS:
+            frame.write_csv(buffer, separator=_SEPARATORS[target])
+        elif target == "jsonl":
+            frame.write_ndjson(buffer)
+        else:
+            frame.write_parquet(buffer)
+    except pl.exceptions.PolarsError as error:
+        raise DeclarationError(f"{path}: {_first_line(error)}") from error
+    with written_whole(path) as file:
+        file.write(buffer.getbuffer())
 
 
 # -------------------------------------------------------------------------------- reading files

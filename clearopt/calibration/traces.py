@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clearopt.calibration.rollouts import Rollouts
 from clearopt.errors import DeclarationError
-from clearopt.tables import Table, read_table
+from clearopt.tables import Table, read_table, write_table
 from clearopt.validation import FloatArray
 
 COLUMNS = ("benchmark", "model", "query_id", "sample_id", "tokens", "correct", "finished")
@@ -240,6 +240,22 @@ def read_rollouts(path: str | Path, *, columns: Mapping[str, str] | None = None)
         sample = _counted(keys)
     return Traces(str(path), benchmark, model, query, sample, tokens, correct, finished,
                   tuple(notes))  # fmt: skip
+
+
+def write_rollouts(columns: Mapping[str, Sequence[Any]], path: str | Path) -> Path:
+    """Write columns of rollouts in the format that the path's ending names, all or nothing.
+
+    Args:
+        columns: by our names, all of one length.
+        path: .csv, .tsv, .jsonl or .parquet.
+
+    Raises:
+        MissingExtraError: polars is not installed.
+        DeclarationError: nothing can be written there.
+    """
+    where = Path(path)
+    write_table({name: columns[name] for name in COLUMNS}, where)
+    return where
 
 
 def _names(columns: Mapping[str, str] | None) -> dict[str, str]:
