@@ -1,0 +1,123 @@
+"""The curves of one case: fitted on its fitting rollouts, or predicted fold by fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+import clearopt as co
+from clearopt.calibration import Rollouts, fit_curves
+from clearopt.errors import DeclarationError
+from clearopt.replay.curves import Curves
+from clearopt.replay.predicting import Features
+from clearopt.replay.splits import Case
+from clearopt.validation import FloatArray
+
+_FAMILIES = {
+    "shrunk": "lognormal",
+    "cumulative-surge": "cumulative-surge",
+    "shifted-surge": "shifted-surge",
+    "triangular": "shifted-surge",
+    "quadratic": "shifted-surge",
+}
+"""The kind of curves -> the family that is fitted for it."""
+
+_HUMPS: dict[str, Callable[..., co.Utility]] = {
+    "triangular": co.Triangular,
+    "quadratic": co.Quadratic,
+}
+
+
+class CaseCurves:
+    """A case's curves by kind, each fitted when first asked for.
+
+    Args:
+        case: what may be looked at.
+        features: of the run's queries, for a query split.
+        predictor: what predicts from them.
+        seed: of a predictor that draws.
+
+    Attributes:
+        warnings: what the fits said, each once.
+    """
+
+    def __init__(
+        self, case: Case, features: Features | None, predictor: str, seed: int = 0
+    ) -> None:
+        self._case, self._entries = case.stream or (case, None)
+        self._features, self._predictor, self._seed = features, predictor, seed
+        self._fitted: dict[str, Curves] = {}
+        self._made: dict[str, Curves] = {}
+        self.warnings: list[str] = []
+
+    def __call__(self, kind: str) -> Curves:
+        """The curves of that kind, of the case's queries."""
+        if kind not in self._made:
+            curves = self._family(_FAMILIES[kind])
+            if kind in _HUMPS:
+                curves = Curves(_hump(kind, curves.utilities), curves.cost_curves)
+            self._made[kind] = curves if self._entries is None else curves.take(self._entries)
+        return self._made[kind]
+
+    def _family(self, family: str) -> Curves:
+        if family not in self._fitted:
+            case = self._case
+            fitted = self._own(family) if case.folds is None else self._predicted(family)
+            self._fitted[family] = fitted
+        return self._fitted[family]
+
+    def _own(self, family: str) -> Curves:
+        fitted = fit_curves(self._case.fitting, self._case.n, family=family, pooling="partial")
+        self._heard(fitted.warnings)
+        return Curves.of(fitted.utilities, fitted.cost_curves, self._case.n)
+
+    def _predicted(self, family: str) -> Curves:
+        """Each fold's curves, from a fit on the other folds alone."""
+        case, features = self._case, self._features
+        if features is None or case.folds is None:
+            raise DeclarationError("a query split needs features to predict from")
+        values = features.values[case.queries]
+        parts = []
+        for fold in np.unique(case.folds):
+            away = case.folds == fold
+            design, new = _standardised(values[~away], values[away])
+            seen = _of_queries(case.fitting, np.flatnonzero(~away), case.n)
+            parts.append((np.flatnonzero(away), self._from_others(family, design, seen, new)))
+        return Curves.joined(parts)
+
+    def _from_others(
+        self, family: str, design: FloatArray, seen: Rollouts, new: FloatArray
+    ) -> Curves:
+        fitted = fit_curves(seen, design.shape[0], family=family, pooling="partial", design=design)
+        self._heard(fitted.warnings)
+        predicted = fitted.predict(new)
+        return Curves.of(predicted.utilities, predicted.cost_curves, new.shape[0])
+
+    def _heard(self, warnings: tuple[str, ...]) -> None:
+        self.warnings += [said for said in warnings if said not in self.warnings]
+
+
+def _hump(kind: str, surge: co.Utility) -> co.Utility:
+    """The ablation of the same threshold and scale, with its peak where the surge has its own."""
+    assert isinstance(surge, co.ShiftedSurge)
+    return _HUMPS[kind](surge.scale, surge.threshold, 2.0 / np.asarray(surge.rate))
+
+
+def _standardised(values: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Both in units of the first's means and deviations; columns that do not vary are dropped."""
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    varies = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
+    scale = deviation[varies]
+    return (values[:, varies] - mean[varies]) / scale, (new[:, varies] - mean[varies]) / scale
+
+
+def _of_queries(rollouts: Rollouts, queries: np.ndarray, n: int) -> Rollouts:
+    """The rollouts of these queries, numbered anew in this order."""
+    number = np.full(n, -1, dtype=np.intp)
+    number[queries] = np.arange(queries.size)
+    query = number[rollouts.query]
+    kept = query >= 0
+    return Rollouts(
+        query[kept], rollouts.tokens[kept], rollouts.correct[kept], rollouts.finished[kept]
+    )
