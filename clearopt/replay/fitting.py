@@ -9,7 +9,8 @@ import numpy as np
 import clearopt as co
 from clearopt.calibration import Rollouts, fit_curves
 from clearopt.errors import DeclarationError
-from clearopt.replay.curves import Curves
+from clearopt.replay.accounting import Accounting
+from clearopt.replay.curves import Curves, Steps
 from clearopt.replay.predicting import Features
 from clearopt.replay.splits import Case
 from clearopt.validation import FloatArray
@@ -45,10 +46,12 @@ class CaseCurves:
     def __init__(
         self, case: Case, features: Features | None, predictor: str, seed: int = 0
     ) -> None:
+        self._whole = case
         self._case, self._entries = case.stream or (case, None)
         self._features, self._predictor, self._seed = features, predictor, seed
         self._fitted: dict[str, Curves] = {}
         self._made: dict[str, Curves] = {}
+        self._stepped: dict[tuple[str, bool], Steps] = {}
         self.warnings: list[str] = []
 
     def __call__(self, kind: str) -> Curves:
@@ -59,6 +62,14 @@ class CaseCurves:
                 curves = Curves(_hump(kind, curves.utilities), curves.cost_curves)
             self._made[kind] = curves if self._entries is None else curves.take(self._entries)
         return self._made[kind]
+
+    def steps(self, accounting: Accounting, *, scored: bool) -> Steps:
+        """The case's empirical curves."""
+        key = (accounting.name, scored)
+        if key not in self._stepped:
+            seen = self._whole.scored if scored else self._whole.fitting
+            self._stepped[key] = Steps.of(seen, self._whole.n, accounting)
+        return self._stepped[key]
 
     def _family(self, family: str) -> Curves:
         if family not in self._fitted:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -105,8 +105,16 @@ class Plan:
         return self.share * float(np.mean(self.caps >= 1))
 
 
-CurvesOf = Callable[[str], Curves]
-"""From a kind of curves ("shrunk", "shifted-surge", ...) to the case's."""
+class CurvesOf(Protocol):
+    """The curves of a case, each made when first asked for."""
+
+    def __call__(self, kind: str) -> Curves:
+        """Those of a kind: "shrunk", "shifted-surge", ..."""
+        ...
+
+    def steps(self, accounting: Accounting, *, scored: bool) -> Steps:
+        """The empirical ones, of the scored rollouts or of those that may be looked at."""
+        ...
 
 
 def plan(
@@ -114,7 +122,7 @@ def plan(
     case: Case,
     accounting: Accounting,
     budget: int,
-    curves_of: CurvesOf,
+    curves: CurvesOf,
     *,
     seed: int = 0,
     time_limit: float = 20.0,
@@ -131,10 +139,11 @@ def plan(
         made = _time_share(case, accounting, budget)
     elif policy in ("dual-unpooled", "oracle"):
         seen = case.scored if policy == "oracle" else case.fitting
-        made = _by_steps(case.n, seen, accounting, budget, time_limit)
+        steps = curves.steps(accounting, scored=policy == "oracle")
+        made = _by_steps(steps, case.n, seen, accounting, budget, time_limit)
     else:
-        curves = curves_of(FAMILY_OF[policy])
-        made = _by_curves(policy, case, curves, accounting, budget, time_limit)
+        bought = curves(FAMILY_OF[policy])
+        made = _by_curves(policy, case, bought, accounting, budget, time_limit)
     return replace(made, seconds=time.perf_counter() - started)
 
 
@@ -215,10 +224,14 @@ def _by_curves(
 
 
 def _by_steps(
-    n: int, seen: Rollouts, accounting: Accounting, budget: int, time_limit: float
+    steps: Steps,
+    n: int,
+    seen: Rollouts,
+    accounting: Accounting,
+    budget: int,
+    time_limit: float,
 ) -> Plan:
     """The exact allocation on the empirical curves of `seen`: what is bought is their cost."""
-    steps = Steps.of(seen, n, accounting)
     paid = co.Allocation(n, upper=float(steps.costs.max()), name="tokens")
     problem = co.Problem(
         co.Maximize(co.sum(steps.utility()(paid))), [(co.sum(paid) <= budget).named(BUDGET)]

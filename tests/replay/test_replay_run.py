@@ -74,8 +74,10 @@ def test_budgets_of_planned_caps_are_met_to_the_token(report):
 
 
 def test_summaries_are_over_the_models(report):
-    one = next(s for s in report.summaries
-               if (s.split, s.accounting, s.policy, s.fraction) == ("sample", "planned", "dual", 0.1))  # fmt: skip
+    wanted = ("sample", "planned", "dual", 0.1)
+    (one,) = (
+        s for s in report.summaries if (s.split, s.accounting, s.policy, s.fraction) == wanted
+    )
     assert one.models == 2
     mine = [report.row("dual", 0.1, split="sample", accounting="planned", model=model)
             for model in ("small", "larger")]  # fmt: skip
