@@ -6,6 +6,7 @@ Only what the command line itself needs is imported here; the rest waits until i
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def add_replay_command(commands: Any) -> None:
     add("--seed", type=int, default=quiet, help="of splits, streams and intervals (0)")
     add("--time-limit", type=float, default=quiet, metavar="SECONDS", dest="time_limit",
         help="for each allocation (60)")  # fmt: skip
+    add("--processes", type=int, default=None, metavar="N",
+        help="runs at a time (as many as there are cores)")  # fmt: skip
 
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR",
@@ -110,9 +113,10 @@ def run(options: argparse.Namespace) -> int:
     from clearopt.replay import replay
     from clearopt.replay.text import show
 
+    processes = options.processes or (os.cpu_count() or 1)
     narrator = Narrator.silent() if options.quiet else Narrator()
     traces = read_rollouts(options.file, columns=dict(options.columns))
-    report = replay(traces, settings, out=out, narrator=narrator)
+    report = replay(traces, settings, out=out, narrator=narrator, processes=processes)
     show(report, narrator.console)
     if out is not None:
         _write(report, out, narrator, pictures=not options.no_plot)

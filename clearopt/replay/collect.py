@@ -109,7 +109,7 @@ def collect_rollouts(
             for name, values in found.items():
                 values += batch[name]
             advance()
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "benchmark": [benchmark or path.name.split(".")[0]] * len(queries),
         "model": [model or Path(engine.model).name] * len(queries),
         "query_id": queries,

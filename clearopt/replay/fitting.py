@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 import clearopt as co
 from clearopt.calibration import Rollouts, fit_curves
@@ -46,8 +47,10 @@ class CaseCurves:
     def __init__(
         self, case: Case, features: Features | None, predictor: str, seed: int = 0
     ) -> None:
-        self._whole = case
-        self._case, self._entries = case.stream or (case, None)
+        self._whole = self._case = case
+        self._entries: NDArray[np.intp] | None = None
+        if case.stream is not None:  # fitted once, however often a query comes
+            self._case, self._entries = case.stream
         self._features, self._predictor, self._seed = features, predictor, seed
         self._fitted: dict[str, Curves] = {}
         self._made: dict[str, Curves] = {}

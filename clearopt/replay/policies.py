@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -213,7 +213,7 @@ def _by_curves(
 ) -> Plan:
     problem = declare(curves, case.n, accounting, budget, _most(case, budget))
     solver = _SOLVERS.get(policy, "dual")
-    options = {"node_limit": _NODES[accounting.name]} if solver == "dual" else {}
+    options: dict[str, Any] = {"node_limit": _NODES[accounting.name]} if solver == "dual" else {}
     solution = problem.solve(solver=solver, time_limit=time_limit, **options)
     caps = _whole(solution, policy, budget)
     if solver == "dual":
@@ -241,7 +241,7 @@ def _by_steps(
     )
     if solution.allocation is None:
         raise _nothing_found(solution, "steps", budget)
-    caps = steps.caps_for(solution.allocation).astype(np.int64)
+    caps = steps.caps_for(np.asarray(solution.allocation, dtype=np.float64)).astype(np.int64)
     charged = partial(accounting.total, seen)
     caps = spend_left(caps, charged, budget, planned=accounting.name == "planned")
     expected = float(right_under(seen, caps.astype(np.float64), n).mean())

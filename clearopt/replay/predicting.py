@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clearopt.calibration import Rollouts, Run, Traces
 from clearopt.errors import DeclarationError
@@ -58,7 +59,7 @@ def _from_table(run: Run, path: Path) -> Features:
     table = read_table(path)
     table.require_column("query_id", "which query a row describes")
     labels = table.labels("query_id")
-    rows = range(table.rows)
+    rows = list(range(table.rows))
     if "benchmark" in table.columns:
         benchmarks = table.labels("benchmark")
         rows = [row for row in rows if benchmarks[row] == run.benchmark]
@@ -141,7 +142,7 @@ def _difficulty(rollouts: Rollouts, n: int) -> FloatArray:
     return np.stack([length, np.log((solved + 0.5) / (counts - solved + 0.5))], axis=1)
 
 
-def _filled(values: FloatArray, known: Sequence[int] | FloatArray, n: int) -> FloatArray:
+def _filled(values: FloatArray, known: Sequence[int] | NDArray[np.intp], n: int) -> FloatArray:
     """(n,) the values where they are known, their mean elsewhere."""
     column = np.full(n, values.mean())
     column[np.asarray(known, dtype=np.intp)] = values

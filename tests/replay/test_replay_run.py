@@ -242,3 +242,11 @@ def test_what_settings_refuse():
         with pytest.raises(co.DeclarationError, match=said):
             Settings(**options)
     assert Settings(policies=("dual",)).policies == ("uniform", "time-share", "dual")
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_report(traces):
+    settings = Settings(splits=("sample",), policies=("dual",), **FAST)
+    assert strip_seconds(replay(traces, settings, processes=2)) == strip_seconds(
+        replay(traces, settings)
+    )

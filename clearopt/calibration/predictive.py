@@ -1,0 +1,162 @@
+"""From what is known of a query to the curve that is bought from.
+
+Not knowing a query's parameters, its accuracy under a cap is the mean over what they may be, the
+*posterior predictive*: a mixture of curves, wider than any of them. It is given back as the member
+of the family that is closest to it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr
+
+from clearopt.calibration.population import Posterior
+from clearopt.utilities import (
+    CostCurve,
+    CumulativeSurge,
+    ExpectedTokens,
+    Lognormal,
+    LognormalTokens,
+    ShiftedSurge,
+    Utility,
+)
+from clearopt.validation import FloatArray
+
+_TURNS = 30  # of Newton's method in two unknowns; four or five are needed
+_LARGEST_LOG = 600.0  # of an amount of tokens
+
+
+class Curves(NamedTuple):
+    """A utility and a cost curve with one member a query."""
+
+    utility: Utility
+    cost: CostCurve
+
+
+def predictive(law: str, posterior: Posterior, stretch: float) -> Curves:
+    """The expected curves of each query.
+
+    Args:
+        law: which family.
+        posterior: nodes (n, Q) with weights.
+        stretch: log of what wrong answers take over right ones.
+    """
+    n = posterior.u.shape[0]
+    utility, cost = _PREDICTIVE[law](posterior, stretch)
+    return Curves(utility.broadcast(n), cost.broadcast(n))
+
+
+def _lognormal(posterior: Posterior, stretch: float) -> Curves:
+    u, spread, chance = posterior.u, np.exp(posterior.v), posterior.chance
+    scale = posterior.mean(chance)
+    # Of right answers: those whose nodes make them likely count for more.
+    weight = posterior.weight * chance / np.maximum(scale, 1e-300)[:, None]
+    median, width = closest_normal(u, spread, weight)
+    # Of all answers, by the first two moments of log(length), which spread more widely than the
+    # closest law of the right ones: that keeps the utility S-shaped in its cost.
+    means = np.concatenate([u, u + stretch], axis=1)
+    weights = np.concatenate([posterior.weight * chance, posterior.weight * (1 - chance)], axis=1)
+    centre = (weights * means).sum(axis=1)
+    spreads = np.concatenate([spread, spread], axis=1)
+    variance = (weights * (spreads**2 + (means - centre[:, None]) ** 2)).sum(axis=1)
+    return Curves(
+        Lognormal(scale, _exp(median), width),
+        LognormalTokens(_exp(centre), np.maximum(np.sqrt(variance), width)),
+    )
+
+
+def closest_normal(
+    mean: FloatArray, deviation: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and deviation, (n,), of the normal law G closest to a mixture F of normal ones.
+
+    Least integral of (F - G)^2, the continuous ranked probability score between them: what counts
+    is the error of the distribution function, which is the curve, and not the tails that a
+    likelihood or a variance would look at. With r = sqrt(s_q^2 + s^2), the conditions are
+
+        sum_q w_q Phi((m - m_q) / r) = 1/2,
+        sum_q w_q (s / r) phi((m - m_q) / r) = phi(0) / sqrt(2)
+    """
+    m = (weight * mean).sum(axis=1)
+    variance = (weight * (deviation**2 + (mean - m[:, None]) ** 2)).sum(axis=1)
+    s = np.sqrt(variance)
+    goal = 1.0 / math.sqrt(4.0 * math.pi)
+    for _ in range(_TURNS):
+        r = np.sqrt(deviation**2 + (s * s)[:, None])
+        t = (m[:, None] - mean) / r
+        density = weight * np.exp(-0.5 * t * t) / math.sqrt(2.0 * math.pi)
+        off_centre = (weight * ndtr(t)).sum(axis=1) - 0.5
+        off_width = s * (density / r).sum(axis=1) - goal
+        # Their derivatives in m, and in s, of which t depends through r.
+        f_m = (density / r).sum(axis=1)
+        f_s = -(density * t / r**2).sum(axis=1) * s
+        g_m = -s * (density * t / r**2).sum(axis=1)
+        g_s = f_m + s * s * (density * (t * t - 1.0) / r**3).sum(axis=1)
+        determinant = f_m * g_s - f_s * g_m
+        safe = np.where(np.abs(determinant) > 1e-12 * (f_m * f_m), determinant, np.inf)
+        step_m = (g_s * off_centre - f_s * off_width) / safe
+        step_s = (f_m * off_width - g_m * off_centre) / safe
+        m = m - np.clip(step_m, -0.5 * s, 0.5 * s)
+        s = np.clip(s - step_s, 0.6 * s, 1.5 * s)
+        if np.max(np.abs(step_m) + np.abs(step_s), initial=0.0) < 1e-12:
+            break
+    return m, s
+
+
+def _cumulative(posterior: Posterior, stretch: float) -> Curves:
+    # Mixtures of threshold + Gamma(2, rate) by their mean and variance.
+    threshold, width, chance = _exp(posterior.u), _exp(posterior.v), posterior.chance
+    scale = posterior.mean(chance)
+    weight = posterior.weight * chance / np.maximum(scale, 1e-300)[:, None]
+    tau, theta = _closest_surge(threshold, width, weight)
+    longer = math.exp(stretch)
+    all_tau, all_theta = _closest_surge(
+        np.concatenate([threshold, longer * threshold], axis=1),
+        np.concatenate([width, longer * width], axis=1),
+        np.concatenate([posterior.weight * chance, posterior.weight * (1 - chance)], axis=1),
+    )
+    # A surge is S-shaped in the tokens of another one that is as wide and starts before its bend.
+    all_theta = np.maximum(all_theta, theta)
+    return Curves(
+        CumulativeSurge(scale, tau, 1.0 / theta),
+        ExpectedTokens(np.minimum(all_tau, tau + all_theta), 1.0 / all_theta),
+    )
+
+
+def _shifted(posterior: Posterior, stretch: float) -> Curves:
+    # As a function of tokens x e^-x is the density of Gamma(2): a mixture of them by its area, mean
+    # and variance.
+    threshold, width = _exp(posterior.u), _exp(posterior.v)
+    area = posterior.weight * posterior.chance * width
+    total = area.sum(axis=1)
+    tau, theta = _closest_surge(threshold, width, area / np.maximum(total, 1e-300)[:, None])
+    scale = np.minimum(total / theta, 1.0)
+    # The budget is one that the model is made to use up.
+    return Curves(
+        ShiftedSurge(scale, tau, 1.0 / theta), ExpectedTokens(tau, 1.0 / theta, np.zeros_like(tau))
+    )
+
+
+def _closest_surge(
+    threshold: FloatArray, width: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Threshold and 1 / rate, (n,), by mean and variance of threshold + Gamma(2, 1 / width)."""
+    means = threshold + 2.0 * width
+    mean = (weight * means).sum(axis=1)
+    variance = (weight * (2.0 * width**2 + (means - mean[:, None]) ** 2)).sum(axis=1)
+    theta = np.minimum(np.sqrt(0.5 * variance), 0.5 * mean)
+    return np.maximum(mean - 2.0 * theta, 0.0), theta
+
+
+def _exp(logarithm: FloatArray) -> FloatArray:
+    return np.exp(np.clip(logarithm, -_LARGEST_LOG, _LARGEST_LOG))
+
+
+_PREDICTIVE = {
+    "lognormal": _lognormal,
+    "cumulative-surge": _cumulative,
+    "shifted-surge": _shifted,
+}
