@@ -52,7 +52,8 @@ def add_replay_command(commands: Any) -> None:
 
     quiet = argparse.SUPPRESS  # as a default: not given, then the setting's own default holds
     add = parser.add_argument_group("rollouts").add_argument
-    add_column_option(add)
+    add("--column", action="append", type=named, default=[], metavar="OURS=THEIRS", dest="columns",
+        help="a column of another name, such as tokens=completion_tokens; repeatable")  # fmt: skip
     add("--benchmark", default=quiet, metavar="NAME", help="this one alone")
     add("--model", default=quiet, metavar="NAME", help="this one alone")
 
@@ -91,12 +92,6 @@ def add_replay_command(commands: Any) -> None:
         help="for report.json, a page and pictures; an interrupted replay is taken up")  # fmt: skip
     add("--no-plot", action="store_true", dest="no_plot", help="draw no pictures")
     add("--quiet", action="store_true", help="print nothing but errors")
-
-
-def add_column_option(add: Any) -> None:
-    """The option that maps column names, for commands that read rollouts."""
-    add("--column", action="append", type=named, default=[], metavar="OURS=THEIRS", dest="columns",
-        help="a column of another name, such as tokens=completion_tokens; repeatable")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
