@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clearopt.calibration.laws import LAWS
-from clearopt.calibration.likelihood import arrange
+from clearopt.calibration.likelihood import Answers
 from clearopt.calibration.population import Population, Posterior, fit_population
 from clearopt.calibration.predictive import predictive
 from clearopt.calibration.priors import centre_and_width, wide_law
@@ -75,10 +75,10 @@ def fit_curves(
             rollouts.finished[inside],
         )
         law = LAWS[family]
-        batch = arrange(law, own, matrix[members], wide_law(own))
+        answers = Answers.arranged(law, own, members.size, wide_law(own))
         centre, width = centre_and_width(law, own, matrix.shape[1])
-        population = fit_population(law, batch, centre, centre, width, free == "threshold")
-        posterior = population.posterior(batch, members.size)
+        population = fit_population(answers, matrix[members], centre, width, free == "threshold")
+        posterior = population.posterior(answers, matrix[members])
         populations[label.item()] = population
         parts.append(
             (members, predictive(family, posterior, population.parameters.stretch), posterior)

@@ -12,63 +12,67 @@ ample tokens, every rollout has a likelihood that is linear in p,
 
 with f the density of the length and S the probability of a longer answer: a cut answer has a length
 of more than T and may be either. Wrong answers take `stretch` times the tokens (they wander about),
-and say as much of their query's length as right ones. Where one answer in a hundred follows no law
-at all (empty, looping, broken off), it must not decide a query's curve: f and S are mixed with a
-wide law common to all queries.
+and say as much of their query's length as right ones. One answer in a hundred follows no law at all
+(empty, looping, broken off) and must not decide a query's curve: f and S are mixed with a wide law
+common to all queries.
 
-The formulas of the surges are the paper's (arXiv 2606.03092) and their integral.
+The surges are the paper's (arXiv 2606.03092) and their integral.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import jax.numpy as jnp
-from jax.scipy.special import log_ndtr
+import numpy as np
+from scipy.special import log_ndtr
+
+from clearopt.validation import FloatArray
 
 STRAY = 0.01  # the share of answers that follow no law
-_FLOOR = 1e-30  # stands for a density or a probability of 0 before its logarithm is taken
+_FLOOR = 1e-30  # stands for 0 before a logarithm is taken
+_LARGEST = 700.0  # e^700 is a number still
 
 
-class Terms(NamedTuple):
-    """The logarithms of A and B of one kind of rollout; None where it is 0."""
+class Wide(NamedTuple):
+    """Mean and deviation of the logarithm of a stray answer's length."""
 
-    right: Any
-    wrong: Any
+    mean: float
+    deviation: float
 
 
 class Law:
-    """A law of length; arrays broadcast. `log_length` may be anything where it is not used."""
+    """A law of length over (u, v); y is a log-length, arrays broadcast."""
 
     name: str
-    # Whether a cut answer and a wrong one are mixtures over right and wrong (neither A nor B is 0).
-    cut_says_something = True
+    # Which whole or cut answers are mixtures over right and wrong: cut ones, unless they say nothing.
     wrong_is_mixed = False
 
-    def log_density(self, y: Any, u: Any, v: Any) -> Any:
-        """log f of the log-length y = log T (a density in y)."""
+    def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        """log f, as a density in y."""
         raise NotImplementedError
 
-    def log_survival(self, y: Any, u: Any, v: Any) -> Any:
+    def log_survival(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         """log P(log-length > y)."""
         raise NotImplementedError
 
-    def right(self, y: Any, u: Any, v: Any, stretch: Any, wide: Any) -> Any:
-        """log A of a whole right answer."""
-        return _with_stray(self.log_density(y, u, v), _normal_log_density(y, *wide))
+    def whole(self, y: FloatArray, u: FloatArray, v: FloatArray, wide: Wide) -> FloatArray:
+        """log A of a right answer; log B of a wrong one, its y less log(stretch)."""
+        z = (y - wide.mean) / wide.deviation
+        stray = STRAY * np.exp(-0.5 * z * z) / (wide.deviation * math.sqrt(2.0 * math.pi))
+        return np.log((1 - STRAY) * np.exp(self.log_density(y, u, v)) + np.maximum(stray, _FLOOR))
 
-    def wrong(self, y: Any, u: Any, v: Any, stretch: Any, wide: Any) -> Any:
-        """log B of a whole wrong answer."""
-        return self.right(y - stretch, u, v, stretch, wide)
-
-    def mixed(self, y: Any, u: Any, v: Any, stretch: Any, wide: Any) -> tuple[Any, Any]:
-        """log A and log B of an answer that is neither: one that was cut."""
-        stray = log_ndtr((wide[0] - y) / wide[1])
-        return (
-            _with_stray(self.log_survival(y, u, v), stray),
-            _with_stray(self.log_survival(y - stretch, u, v), stray),
+    def mixed(
+        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float, wide: Wide
+    ) -> tuple[FloatArray, FloatArray]:
+        """log A and log B of an answer that may be either: one that was cut."""
+        stray = math.log(STRAY) + log_ndtr((wide.mean - y) / wide.deviation)
+        right, wrong = (
+            np.logaddexp(math.log1p(-STRAY) + self.log_survival(at, u, v), stray)
+            for at in (y, y - stretch)
         )
+        return right, wrong
 
 
 class LognormalLaw(Law):
@@ -76,11 +80,12 @@ class LognormalLaw(Law):
 
     name = "lognormal"
 
-    def log_density(self, y: Any, u: Any, v: Any) -> Any:
-        return _normal_log_density(y, u, jnp.exp(v))
+    def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        z = (y - u) * np.exp(-v)
+        return -0.5 * z * z - v - 0.5 * math.log(2.0 * math.pi)
 
-    def log_survival(self, y: Any, u: Any, v: Any) -> Any:
-        return log_ndtr((u - y) * jnp.exp(-v))
+    def log_survival(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        return np.asarray(log_ndtr((u - y) * np.exp(-v)))
 
 
 class CumulativeSurgeLaw(Law):
@@ -88,13 +93,13 @@ class CumulativeSurgeLaw(Law):
 
     name = "cumulative-surge"
 
-    def log_density(self, y: Any, u: Any, v: Any) -> Any:
-        x = jnp.maximum(jnp.exp(y - v) - jnp.exp(u - v), _FLOOR)  # (T - tau) rate
-        return (y - v) + jnp.log(x) - x
+    def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        x = np.maximum(_past(y, u, v), _FLOOR)
+        return (y - v) + np.log(x) - x
 
-    def log_survival(self, y: Any, u: Any, v: Any) -> Any:
-        x = jnp.maximum(jnp.exp(y - v) - jnp.exp(u - v), 0.0)
-        return jnp.log1p(x) - x
+    def log_survival(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        x = np.maximum(_past(y, u, v), 0.0)
+        return np.log1p(x) - x
 
 
 class ShiftedSurgeLaw(Law):
@@ -104,30 +109,25 @@ class ShiftedSurgeLaw(Law):
     """
 
     name = "shifted-surge"
-    cut_says_something = False
     wrong_is_mixed = True
 
-    def right(self, y: Any, u: Any, v: Any, stretch: Any, wide: Any) -> Any:
-        x = jnp.maximum(jnp.exp(y - v) - jnp.exp(u - v), _FLOOR)
-        return jnp.logaddexp(
-            math.log1p(-STRAY) + 1.0 + jnp.log(x) - x, jnp.full_like(x, math.log(0.5 * STRAY))
-        )
+    def whole(self, y: FloatArray, u: FloatArray, v: FloatArray, wide: Wide) -> FloatArray:
+        x = np.maximum(_past(y, u, v), 0.0)
+        return np.log((1 - STRAY) * x * np.exp(1.0 - x) + 0.5 * STRAY)
 
-    def mixed(self, y: Any, u: Any, v: Any, stretch: Any, wide: Any) -> tuple[Any, Any]:
-        """Of a whole wrong answer: 1 less what a right one has, and 1."""
-        reached = jnp.exp(self.right(y, u, v, stretch, wide))
-        return jnp.log(jnp.maximum(1.0 - reached, _FLOOR)), jnp.zeros_like(reached)
+    def mixed(
+        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float, wide: Wide
+    ) -> tuple[FloatArray, FloatArray]:
+        """Of a wrong answer: 1 less what a right one has, and 1."""
+        right = np.log1p(-np.exp(self.whole(y, u, v, wide)))
+        return right, np.zeros_like(right)
 
 
-LAWS: dict[str, Law] = {
+LAWS: Mapping[str, Law] = {
     law.name: law for law in (LognormalLaw(), CumulativeSurgeLaw(), ShiftedSurgeLaw())
 }
 
 
-def _normal_log_density(y: Any, mean: Any, deviation: Any) -> Any:
-    z = (y - mean) / deviation
-    return -0.5 * z * z - jnp.log(deviation) - 0.5 * math.log(2.0 * math.pi)
-
-
-def _with_stray(logarithm: Any, stray: Any) -> Any:
-    return jnp.logaddexp(math.log1p(-STRAY) + logarithm, math.log(STRAY) + stray)
+def _past(y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+    """x = (T - threshold) rate, negative before the threshold."""
+    return np.exp(np.minimum(y - v, _LARGEST)) - np.exp(np.minimum(u - v, _LARGEST))

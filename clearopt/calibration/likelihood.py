@@ -1,197 +1,247 @@
-"""The likelihood of all rollouts, query by query, in JAX.
+"""The likelihood of all answers, query by query, at points (u, v) of each query.
 
-Rollouts are arranged once (`arrange`) into arrays of a few fixed sizes, so that JAX compiles once
-for many data sets. Where a rollout's likelihood is a mixture over right and wrong (`laws`), the product
-over a query's rollouts is a polynomial in p; its coefficients are kept, and its integral against a
-beta law of p is exact.
+Where an answer's likelihood is a mixture over right and wrong (`laws`), the product over a query's
+answers is a polynomial in p; its coefficients are kept, so that its integral against a beta law of p
+is exact.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, logsumexp
 from numpy.typing import NDArray
+from scipy.special import digamma, gammaln, logsumexp
 
-from clearopt.calibration.laws import Law
+from clearopt.calibration.laws import Law, Wide
 from clearopt.calibration.rollouts import Rollouts
 from clearopt.validation import FloatArray
 
-_NEVER = -1e30  # stands for the logarithm of 0; an infinity would make gradients NaN
+_NEVER = -1e30  # stands for the logarithm of 0
 
 
-class Batch(NamedTuple):
-    """Rollouts in padded arrays, by n queries (the last ones may be padding).
+@dataclass(frozen=True)
+class Answers:
+    """The answers to n queries, arranged for `law`.
+
+    Arrays of points have shape (n, K, L): K locations, each with L shapes.
 
     Attributes:
-        y, query, right, counts: (M,) whole answers with a length: log tokens, the query, whether
-            right, and 1, or 0 for padding.
-        rights, wrongs: (n,) whole answers of either kind that are no mixture.
-        tie_y, ties: (n,) the log-length that most of a query's mixed answers share, how many do.
-        rest_y, rest: (n, J) log-lengths of the other mixed answers, and which are no padding.
-        design: (n, d) covariates.
-        real: (n,) 1, or 0 for padding.
-        wide: (2,) mean and deviation of the law of strays.
+        y, query, wrong: (M,) log-length, query and wrongness of whole answers with a length, in
+            the order of their queries.
+        rights, wrongs: (n,) how many whole answers are right and wrong, mixtures apart.
+        mixed: (r,) the queries that have answers which are mixtures.
+        tie_y, ties: (r,) the log-length that most of those share, and how many do.
+        rest_y, rest: (r, J) log-lengths of the others, and which entries are no padding.
     """
 
-    y: Any
-    query: Any
-    right: Any
-    counts: Any
-    rights: Any
-    wrongs: Any
-    tie_y: Any
-    ties: Any
-    rest_y: Any
-    rest: Any
-    design: Any
-    real: Any
-    wide: Any
+    law: Law
+    wide: Wide
+    y: FloatArray
+    query: NDArray[np.intp]
+    wrong: NDArray[np.bool_]
+    rights: FloatArray
+    wrongs: FloatArray
+    mixed: NDArray[np.intp]
+    tie_y: FloatArray
+    ties: FloatArray
+    rest_y: FloatArray
+    rest: NDArray[np.bool_]
 
+    @classmethod
+    def arranged(cls, law: Law, rollouts: Rollouts | None, queries: int, wide: Wide) -> Answers:
+        """The rollouts (None: there are none) of queries 0, 1, ..., `queries` - 1.
 
-def room(size: int) -> int:
-    """The array size used for `size` entries: 0, or the next of 8, 12, 16, 24, 32, 48, ..."""
-    if size <= 0:
-        return 0
-    power = 8
-    while size > power + power // 2:
-        power *= 2
-    return power if size <= power else power + power // 2
-
-
-def arrange(law: Law, rollouts: Rollouts | None, design: FloatArray, wide: FloatArray) -> Batch:
-    """The rollouts (None: there are none) of the queries that `design`, (n, d), has rows for.
-
-    An answer of 0 tokens that ended has no length: it counts as right or wrong alone.
-    """
-    n, space = design.shape[0], room(design.shape[0] + 1)
-    if rollouts is None:
-        nothing = np.zeros(0)
-        query, y, right, whole = nothing.astype(np.intp), nothing, nothing > 0, nothing > 0
-    else:
-        query, right, whole = rollouts.query, rollouts.solved, rollouts.finished
-        y = np.log(np.maximum(rollouts.tokens, 1e-9))
-    empty = y < -20.0  # no token at all
-    mixed = (whole & ~right if law.wrong_is_mixed else ~whole) & ~empty
-    measured = whole & ~mixed & ~empty
-    pure = whole & ~mixed
-
-    def counted(mask: NDArray[np.bool_]) -> FloatArray:
-        return np.bincount(query[mask], minlength=space).astype(np.float64)
-
-    tie_y, ties, rest_y, rest = _mixed(query[mixed], y[mixed], space)
-    size = room(int(measured.sum()))
-    padding = size - int(measured.sum())
-
-    def padded(values: NDArray[Any], fill: Any) -> NDArray[Any]:
-        return np.concatenate([values[measured], np.full(padding, fill, dtype=values.dtype)])
-
-    return Batch(
-        y=padded(y, 0.0),
-        query=padded(query, n),
-        right=padded(right, True),
-        counts=np.concatenate([np.ones(size - padding), np.zeros(padding)]),
-        rights=counted(pure & right),
-        wrongs=counted(pure & ~right),
-        tie_y=tie_y,
-        ties=ties,
-        rest_y=rest_y,
-        rest=rest,
-        design=np.vstack([design, np.zeros((space - n, design.shape[1]))]),
-        real=(np.arange(space) < n).astype(np.float64),
-        wide=np.asarray(wide, dtype=np.float64),
-    )
-
-
-def _mixed(
-    query: NDArray[np.intp], y: FloatArray, space: int
-) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Each query's most frequent value with its count, and the other values, padded."""
-    tie_y, ties = np.zeros(space), np.zeros(space)
-    if not query.size:
-        return tie_y, ties, np.zeros((space, 0)), np.zeros((space, 0), dtype=bool)
-    pairs, counts = np.unique(np.column_stack([query, y]), axis=0, return_counts=True)
-    owner = pairs[:, 0].astype(np.intp)
-    for k in np.argsort(counts, kind="stable"):  # the last one written is the largest
-        tie_y[owner[k]], ties[owner[k]] = pairs[k, 1], counts[k]
-    other = tie_y[query] != y
-    owner, values = query[other], y[other]
-    order = np.argsort(owner, kind="stable")
-    owner, values = owner[order], values[order]
-    column = np.arange(owner.size) - np.searchsorted(owner, owner)
-    width = room(int(column.max()) + 1) if owner.size else 0
-    rest_y, rest = np.zeros((space, width)), np.zeros((space, width), dtype=bool)
-    rest_y[owner, column], rest[owner, column] = values, True
-    return tie_y, ties, rest_y, rest
-
-
-def length_terms(law: Law, batch: Batch, u: Any, v: Any, stretch: Any) -> Any:
-    """log likelihood of the lengths of whole answers at nodes u, v: (n, Q)."""
-    n = batch.real.shape[0]
-    y = (batch.y - stretch * jnp.where(batch.right, 0.0, 1.0))[:, None]
-    each = law.right(y, u[batch.query], v[batch.query], stretch, batch.wide)
-    return jax.ops.segment_sum(batch.counts[:, None] * each, batch.query, num_segments=n)
-
-
-def known_chance(
-    law: Law, batch: Batch, u: Any, v: Any, stretch: Any, log_p: Any, log_q: Any
-) -> Any:
-    """log likelihood of right and wrong, and of mixed answers, for given log p, log(1 - p)."""
-    total = batch.rights[:, None] * log_p + batch.wrongs[:, None] * log_q
-    log_a, log_b = law.mixed(batch.tie_y[:, None], u, v, stretch, batch.wide)
-    total = total + batch.ties[:, None] * jnp.logaddexp(log_p + log_a, log_q + log_b)
-    if batch.rest.shape[1]:
-        more_a, more_b = law.mixed(
-            batch.rest_y[:, :, None], u[:, None], v[:, None], stretch, batch.wide
+        An answer of 0 tokens has no length: whole, it counts as right or wrong alone; cut, it
+        says nothing.
+        """
+        if rollouts is None:
+            none = np.zeros(0)
+            tokens, query, right, whole = none, none.astype(np.intp), none > 0, none > 0
+        else:
+            order = np.argsort(rollouts.query, kind="stable")
+            tokens, query = rollouts.tokens[order], rollouts.query[order]
+            right, whole = rollouts.solved[order], rollouts.finished[order]
+        some = tokens > 0
+        y = np.log(np.where(some, tokens, 1.0))
+        mixed = (whole & ~right if law.wrong_is_mixed else ~whole) & some
+        measured, pure = whole & ~mixed & some, whole & ~mixed
+        return cls(
+            law,
+            wide,
+            y[measured],
+            query[measured],
+            ~right[measured],
+            np.bincount(query[pure & right], minlength=queries).astype(np.float64),
+            np.bincount(query[pure & ~right], minlength=queries).astype(np.float64),
+            *_ties_and_rest(query[mixed], y[mixed]),
         )
-        chance = [part[:, None] * jnp.ones_like(u)[:, None] for part in (log_p, log_q)]
-        each = jnp.logaddexp(chance[0] + more_a, chance[1] + more_b)
-        total = total + jnp.where(batch.rest[:, :, None], each, 0.0).sum(axis=1)
-    return total
 
+    @property
+    def queries(self) -> int:
+        """n."""
+        return self.rights.size
 
-def coefficients(law: Law, batch: Batch, u: Any, v: Any, stretch: Any, most: int) -> Any:
-    """log e_j, (n, Q, most + J + 1): mixed answers' likelihood is sum_j e_j p^j (1 - p)^(c - j).
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """(n,) how many lengths are known of each query."""
+        return np.bincount(self.query, minlength=self.queries)
 
-    `most` is the largest number of ties (static).
-    """
-    width = most + batch.rest.shape[1] + 1
-    j = jnp.arange(width)
-    ties = batch.ties[:, None, None]
-    log_a, log_b = law.mixed(batch.tie_y[:, None], u, v, stretch, batch.wide)
-    left = jnp.maximum(ties - j, 0.0)
-    e = gammaln(ties + 1.0) - gammaln(j + 1.0) - gammaln(left + 1.0)
-    e = e + j * log_a[..., None] + left * log_b[..., None]
-    e = jnp.where(j <= ties, e, _NEVER)
-    if not batch.rest.shape[1]:
+    def log_lengths(
+        self, u: FloatArray, v: FloatArray, stretch: float, only_wrong: bool = False
+    ) -> FloatArray:
+        """(n, K, L) log likelihood of the lengths of whole answers (or of wrong ones alone)."""
+        chosen = self.wrong if only_wrong else slice(None)
+        query = self.query[chosen]
+        y = (self.y - stretch * self.wrong)[chosen, None, None]
+        return self._summed(self.law.whole(y, u[query], v[query], self.wide), query)
+
+    def each_length(self, u: FloatArray, v: FloatArray, stretch: float) -> FloatArray:
+        """(M, K, L) log likelihood of each of them."""
+        y = (self.y - stretch * self.wrong)[:, None, None]
+        return self.law.whole(y, u[self.query], v[self.query], self.wide)
+
+    def _summed(self, each: FloatArray, query: NDArray[np.intp]) -> FloatArray:
+        total = np.zeros((self.queries, *each.shape[1:]))
+        if query.size:  # in the order of the queries, as reduceat wants them
+            first = np.flatnonzero(np.r_[True, np.diff(query) > 0])
+            total[query[first]] = np.add.reduceat(each, first, axis=0)
+        return total
+
+    # ---------------------------------------------------------------- right and wrong
+    def log_chance(
+        self, u: FloatArray, v: FloatArray, stretch: float, inner: FloatArray
+    ) -> FloatArray:
+        """(n, K, L) log likelihood of right and wrong, p = 1 / (1 + e^-inner) known."""
+        log_p, log_q = -np.logaddexp(0.0, -inner), -np.logaddexp(0.0, inner)
+        pure = self.rights[:, None, None] * log_p + self.wrongs[:, None, None] * log_q
+        total = pure + np.zeros_like(u + v)
+        if self.mixed.size:
+            log_p, log_q = (np.broadcast_to(x, total.shape)[self.mixed] for x in (log_p, log_q))
+            own_u, own_v = u[self.mixed], v[self.mixed]
+            a, b = self._mixed(self.tie_y, own_u, own_v, stretch)
+            more = self.ties[:, None, None] * np.logaddexp(log_p + a, log_q + b)
+            for column, counts in zip(self.rest_y.T, self.rest.T, strict=True):
+                a, b = self._mixed(column, own_u, own_v, stretch)
+                more += counts[:, None, None] * np.logaddexp(log_p + a, log_q + b)
+            total[self.mixed] += more
+        return total
+
+    def coefficients(self, u: FloatArray, v: FloatArray, stretch: float) -> FloatArray:
+        """(r, K, L, C + 1) log e_j: the mixtures' product is sum_j e_j p^j (1 - p)^(c - j)."""
+        own_u, own_v = u[self.mixed], v[self.mixed]
+        j = np.arange(int((self.ties + self.rest.sum(axis=1)).max()) + 1.0)
+        ties = self.ties[:, None, None, None]
+        left = np.maximum(ties - j, 0.0)
+        a, b = self._mixed(self.tie_y, own_u, own_v, stretch)
+        e = gammaln(ties + 1.0) - gammaln(j + 1.0) - gammaln(left + 1.0)
+        e = np.where(j <= ties, e + j * a[..., None] + left * b[..., None], _NEVER)
+        for column, counts in zip(self.rest_y.T, self.rest.T, strict=True):
+            a, b = self._mixed(column, own_u, own_v, stretch)
+            up = np.concatenate([np.full_like(e[..., :1], _NEVER), e[..., :-1]], axis=-1)
+            more = np.logaddexp(up + a[..., None], e + b[..., None])
+            e = np.where(counts[:, None, None, None], more, e)
         return e
-    more_a, more_b = law.mixed(batch.rest_y.T[:, :, None], u[None], v[None], stretch, batch.wide)
 
-    def one_more(e: Any, answer: Any) -> tuple[Any, None]:
-        counts, a, b = answer
-        up = jnp.concatenate([jnp.full_like(e[..., :1], _NEVER), e[..., :-1]], axis=-1)
-        joined = jnp.logaddexp(up + a[..., None], e + b[..., None])
-        return jnp.where(counts[:, None, None], joined, e), None
-
-    return jax.lax.scan(one_more, e, (batch.rest.T, more_a, more_b))[0]
-
-
-def beta_chance(batch: Batch, e: Any | None, a: Any, b: Any, power: int = 0) -> Any:
-    """log integral of p^power (likelihood of right, wrong and mixed) against Beta(a, b), (n, Q)."""
-    k, w = batch.rights[:, None], batch.wrongs[:, None]
-    if e is None:
-        return _log_ratio(a, b, k + power, w)
-    j = jnp.arange(e.shape[-1])
-    mixed = (batch.ties + batch.rest.sum(axis=1))[:, None, None]
-    left = jnp.maximum(mixed - j, 0.0)
-    each = e + _log_ratio(a[..., None], b[..., None], k[..., None] + j + power, w[..., None] + left)
-    return logsumexp(each, axis=-1)
+    def _mixed(
+        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float
+    ) -> tuple[FloatArray, FloatArray]:
+        a, b = self.law.mixed(y[:, None, None], u, v, stretch, self.wide)
+        return np.broadcast_to(a, np.broadcast_shapes(u.shape, v.shape)), np.broadcast_to(
+            b, np.broadcast_shapes(u.shape, v.shape)
+        )
 
 
-def _log_ratio(a: Any, b: Any, k: Any, w: Any) -> Any:
+def _ties_and_rest(
+    query: NDArray[np.intp], y: FloatArray
+) -> tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Each query's most frequent value with its count, and its other values, padded."""
+    members, row = np.unique(query, return_inverse=True)
+    tie_y, ties = np.zeros(members.size), np.zeros(members.size)
+    if not query.size:
+        return members, tie_y, ties, np.zeros((0, 0)), np.zeros((0, 0), dtype=bool)
+    pairs, counts = np.unique(np.column_stack([row, y]), axis=0, return_counts=True)
+    order = np.argsort(counts, kind="stable")  # the last one written is the most frequent
+    owner = pairs[order, 0].astype(np.intp)
+    tie_y[owner], ties[owner] = pairs[order, 1], counts[order]
+    other = np.flatnonzero(tie_y[row] != y)
+    other = other[np.argsort(row[other], kind="stable")]
+    owner = row[other]
+    column = np.arange(owner.size) - np.searchsorted(owner, owner)
+    width = int(column.max(initial=-1)) + 1
+    rest_y, rest = np.zeros((members.size, width)), np.zeros((members.size, width), dtype=bool)
+    rest_y[owner, column], rest[owner, column] = y[other], True
+    return members, tie_y, ties, rest_y, rest
+
+
+@dataclass(frozen=True)
+class BetaChance:
+    """The integral of the likelihood of right and wrong against p ~ Beta(a, b), at all points.
+
+    Attributes:
+        answers: of n queries.
+        a, b: (n, K, 1).
+        e: the mixtures' coefficients, None where there are none.
+    """
+
+    answers: Answers
+    a: FloatArray
+    b: FloatArray
+    e: FloatArray | None
+
+    def log_integral(self, power: int = 0) -> FloatArray:
+        """log of the integral with p^power before it, (n, K, 1), or (n, K, L) with mixtures."""
+        plain = _log_ratio(self.a, self.b, self._rights + power, self._wrongs)
+        if self.e is None:
+            return plain
+        mixed = self.answers.mixed
+        total = np.array(np.broadcast_to(plain, (plain.shape[0], *self.e.shape[1:3])))
+        total[mixed] = logsumexp(self._terms(power), axis=-1)
+        return total
+
+    def slopes(self) -> tuple[FloatArray, FloatArray]:
+        """Derivatives in a and in b of `log_integral()`."""
+        in_a, in_b = _ratio_slopes(self.a, self.b, self._rights, self._wrongs)
+        if self.e is None:
+            return in_a, in_b
+        mixed, shape = self.answers.mixed, (in_a.shape[0], *self.e.shape[1:3])
+        in_a, in_b = (np.array(np.broadcast_to(x, shape)) for x in (in_a, in_b))
+        terms = self._terms(0)
+        weight = np.exp(terms - logsumexp(terms, axis=-1, keepdims=True))
+        each = _ratio_slopes(*self._mixed_arguments(0))
+        in_a[mixed], in_b[mixed] = ((weight * x).sum(axis=-1) for x in each)
+        return in_a, in_b
+
+    @property
+    def _rights(self) -> FloatArray:
+        return self.answers.rights[:, None, None]
+
+    @property
+    def _wrongs(self) -> FloatArray:
+        return self.answers.wrongs[:, None, None]
+
+    def _mixed_arguments(self, power: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        answers = self.answers
+        a, b, k, w = (
+            x[answers.mixed][..., None] for x in (self.a, self.b, self._rights, self._wrongs)
+        )
+        assert self.e is not None
+        j = np.arange(self.e.shape[-1])
+        counts = (answers.ties + answers.rest.sum(axis=1))[:, None, None, None]
+        return a, b, k + j + power, w + np.maximum(counts - j, 0.0)
+
+    def _terms(self, power: int) -> FloatArray:
+        return self.e + _log_ratio(*self._mixed_arguments(power))
+
+
+def _log_ratio(a: FloatArray, b: FloatArray, k: FloatArray, w: FloatArray) -> FloatArray:
     """log B(a + k, b + w) / B(a, b)."""
-    rights, wrongs = gammaln(a + k) - gammaln(a), gammaln(b + w) - gammaln(b)
-    return rights + wrongs - (gammaln(a + b + k + w) - gammaln(a + b))
+    total = gammaln(a + b + k + w) - gammaln(a + b)
+    return gammaln(a + k) - gammaln(a) + gammaln(b + w) - gammaln(b) - total
+
+
+def _ratio_slopes(
+    a: FloatArray, b: FloatArray, k: FloatArray, w: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    total = digamma(a + b + k + w) - digamma(a + b)
+    return digamma(a + k) - digamma(a) - total, digamma(b + w) - digamma(b) - total

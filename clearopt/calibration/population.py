@@ -10,96 +10,75 @@ answers says something of its chance, and the other way round: that is `slope`. 
 parameters maximise the marginal likelihood times weakly informative priors, which matter where
 there is next to nothing to learn from. The integrals over (u_i, v_i) are Gauss-Hermite sums around
 each query's posterior mean, scaled to its posterior covariance (Naylor and Smith, Applied
-Statistics 31, 1982; Liu and Pierce, Biometrika 81, 1994); the one over p_i is exact.
+Statistics 31, 1982; Liu and Pierce, Biometrika 81, 1994); the one over p_i is exact. The gradient
+is the posterior mean of that of the complete likelihood (Fisher's identity).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from clearopt.calibration.laws import LAWS, Law
-from clearopt.calibration.likelihood import (
-    Batch,
-    beta_chance,
-    coefficients,
-    known_chance,
-    length_terms,
-    room,
-)
+from clearopt.calibration.likelihood import Answers, BetaChance
 from clearopt.validation import FloatArray
 
-_LOCATION_NODES, _SHAPE_NODES, _SHAPE_NODES_FEW = 7, 5, 3
-_MANY = 1000  # queries from which a coarser rule for the shape does: the rest is integrated away
-_ROUNDS = 8  # of placing nodes and climbing; two or three are needed
-_SETTLED = 1e-3  # change of the parameters, in their prior's deviations
+_LOCATION_NODES, _SHAPE_NODES, _SHAPE_NODES_OF_MANY = 7, 5, 3
+_MANY = 1000  # queries from which a coarser rule for the shape does
+_ROUNDS = 6  # of placing nodes and climbing; two or three are needed
+_SETTLED = 0.02  # change of the parameters, in standard errors
 _LEAST_DEVIATION = 1e-4  # of a posterior, so that nodes never coincide
-_STEP = 1e-4  # of the differences that give the observed information
-
-
-class Layout(NamedTuple):
-    """What the parameter vector holds: names in order, with priors N(centre, width^2)."""
-
-    names: tuple[str, ...]
-    centre: FloatArray
-    width: FloatArray
-
-    def __getitem__(self, name: Any) -> Any:
-        return self.names.index(name)
+_STEP = 1e-4  # of differences, in the parameters (all of them are of the order of 1)
+_SURE = 15.0  # greatest logit of a mean chance
+_AGREEMENT = (-5.0, 9.0)  # of log(phi): from all-or-nothing queries to all alike
 
 
 class Parameters(NamedTuple):
-    """The population's parameters, in their natural order; logarithms where they are positive."""
+    """The population's parameters; logarithms where they are positive. d covariates."""
 
-    location: Any
-    by_location: Any  # (d,)
-    log_deviation: Any
-    shape: Any
-    log_shape_deviation: Any
-    stretch: Any
-    chance: Any
-    by_chance: Any  # (d,)
-    slope: Any
-    log_agreement: Any
+    location: float
+    by_location: FloatArray  # (d,)
+    log_deviation: float
+    shape: float
+    log_shape_deviation: float
+    stretch: float
+    chance: float
+    by_chance: FloatArray  # (d,)
+    slope: float
+    log_agreement: float
 
-
-def unpack(vector: Any, covariates: int) -> Parameters:
-    """The parameter vector by name."""
-    d = covariates
-    return Parameters(
-        vector[0], vector[1 : 1 + d], vector[1 + d], vector[2 + d], vector[3 + d], vector[4 + d],
-        vector[5 + d], vector[6 + d : 6 + 2 * d], vector[6 + 2 * d], vector[7 + 2 * d],
-    )  # fmt: skip
+    @classmethod
+    def of(cls, vector: FloatArray, covariates: int) -> Parameters:
+        """The parameter vector by name."""
+        d = covariates
+        x = vector.tolist()
+        return cls(
+            x[0], vector[1 : 1 + d], *x[1 + d : 6 + d], vector[6 + d : 6 + 2 * d], *x[6 + 2 * d :]
+        )
 
 
 def parameter_names(covariates: int) -> tuple[str, ...]:
     """Their names, in the vector's order."""
-    return (
-        "location", *(f"location_by_{k}" for k in range(covariates)), "log_deviation", "shape",
-        "log_shape_deviation", "stretch", "chance", *(f"chance_by_{k}" for k in range(covariates)),
-        "slope", "log_agreement",
-    )  # fmt: skip
+    names: list[str] = []
+    for field in Parameters._fields:
+        many = field.startswith("by_")
+        names += [f"{field}_{k}" for k in range(covariates)] if many else [field]
+    return tuple(names)
 
 
-class Posterior(NamedTuple):
-    """What is known of each query: nodes with weights that sum to 1 over the last axis.
+@dataclass(frozen=True)
+class Posterior:
+    """What is known of each of n queries: Q nodes with weights.
 
     Attributes:
         u, v: (n, Q) location and shape at the nodes.
-        weight: (n, Q).
+        weight: (n, Q), each row sums to 1.
         chance, chance_squared: (n, Q) E[p] and E[p^2] at the nodes.
-        a, b: (n, Q) the beta law of p at the nodes before its rollouts.
     """
 
     u: FloatArray
@@ -107,12 +86,15 @@ class Posterior(NamedTuple):
     weight: FloatArray
     chance: FloatArray
     chance_squared: FloatArray
-    a: FloatArray
-    b: FloatArray
 
     def mean(self, values: FloatArray) -> FloatArray:
         """(n,) the posterior mean of `values`, (n, Q)."""
         return np.einsum("nq,nq->n", self.weight, values)
+
+    def deviation(self, values: FloatArray) -> FloatArray:
+        """(n,) its posterior standard deviation."""
+        variance = self.mean((values - self.mean(values)[:, None]) ** 2)
+        return np.sqrt(variance)
 
 
 @dataclass(frozen=True)
@@ -120,268 +102,287 @@ class Population:
     """A fitted population.
 
     Attributes:
-        law: name of the law of length.
-        shared: whether shape and chance are the same for all (only the location differs).
-        covariates: their number d.
-        vector: the parameters (`unpack`).
-        covariance: of the parameters, from the observed information.
-        value: log marginal likelihood (without the priors).
-        wide: mean and deviation of the law of strays.
+        vector, covariance: the parameters (`Parameters.of`), and their covariance from the
+            observed information.
+        covariates: d.
+        shared: whether shape and chance are one for all, and the location alone differs.
+        log_likelihood: marginal, without the priors.
     """
 
-    law: str
-    shared: bool
-    covariates: int
     vector: FloatArray
     covariance: FloatArray
-    value: float
-    wide: FloatArray
+    covariates: int
+    shared: bool
+    log_likelihood: float
 
     @property
     def parameters(self) -> Parameters:
         """The parameters by name."""
-        return unpack(self.vector, self.covariates)
+        return Parameters.of(self.vector, self.covariates)
 
-    def posterior(self, batch: Batch, count: int) -> Posterior:
-        """What the population and their rollouts say of the first `count` queries of a batch."""
-        engine = _Engine(LAWS[self.law], self.shared, self.covariates, batch)
-        nodes = engine.settle(self.vector, engine.start(self.vector), turns=6)
-        return engine.posterior(self.vector, nodes, count)
+    def posterior(self, answers: Answers, design: FloatArray) -> Posterior:
+        """What the population, covariates (n, d) and their answers say of n queries."""
+        integral = _Integral(answers, design, self.shared)
+        nodes = integral.settled(self.vector, integral.first_nodes(self.vector), turns=6)
+        return integral.posterior(self.vector, nodes)
 
 
 def fit_population(
-    law: Law, batch: Batch, start: FloatArray, centre: FloatArray, width: FloatArray, shared: bool
+    answers: Answers, design: FloatArray, centre: FloatArray, width: FloatArray, shared: bool
 ) -> Population:
-    """Maximise the marginal likelihood times the priors N(centre, width^2) from `start`."""
-    covariates = batch.design.shape[1]
-    engine = _Engine(law, shared, covariates, batch)
-    vector = start
-    nodes = engine.settle(vector, engine.start(vector), turns=4)
+    """Maximise the marginal likelihood times the priors N(centre, width^2)."""
+    integral = _Integral(answers, design, shared)
+    vector = centre
+    nodes = integral.settled(vector, integral.first_nodes(vector), turns=4)
     for _ in range(_ROUNDS):
+        # In units of the standard errors by the scores' outer product: few steps are needed then.
+        _, scores = integral.value_and_scores(vector, nodes)
+        information = scores.T @ scores + np.diag(width**-2.0)
+        unit = np.linalg.inv(np.linalg.cholesky(information)).T
 
-        def loss(x: FloatArray, nodes: _Nodes = nodes) -> tuple[float, FloatArray]:
-            value, slope = engine.value_and_slope(x, nodes)
-            off = (x - centre) / width
-            return 0.5 * off @ off - value, off / width - slope
+        def loss(
+            step: FloatArray,
+            start: FloatArray = vector,
+            nodes: _Nodes = nodes,
+            unit: FloatArray = unit,
+        ) -> tuple[float, FloatArray]:
+            at = start + unit @ step
+            value, scores = integral.value_and_scores(at, nodes)
+            off = (at - centre) / width
+            return 0.5 * off @ off - value, unit.T @ (off / width - scores.sum(axis=0))
 
-        before = vector
-        result = minimize(loss, vector, jac=True, method="L-BFGS-B", options={"maxiter": 60})
-        vector = np.asarray(result.x)
-        nodes = engine.settle(vector, nodes, turns=2)
-        if np.max(np.abs(vector - before) / width) < _SETTLED:
+        found = minimize(
+            loss,
+            np.zeros(vector.size),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-8.0, 8.0)] * vector.size,
+            options={"maxiter": 40, "gtol": 5e-3, "ftol": 1e-9},
+        )
+        vector = vector + unit @ found.x
+        nodes = integral.settled(vector, nodes, turns=2)
+        if np.max(np.abs(found.x)) < _SETTLED:
             break
-    value, _ = engine.value_and_slope(vector, nodes)
-    return Population(
-        law=law.name,
-        shared=shared,
-        covariates=covariates,
-        vector=vector,
-        covariance=_covariance(lambda x: loss(x, nodes)[1], vector),
-        value=float(value),
-        wide=np.asarray(batch.wide),
-    )
+    value, _ = integral.value_and_scores(vector, nodes)
+    information = integral.information(vector, nodes) + np.diag(width**-2.0)
+    return Population(vector, _inverse(information), design.shape[1], shared, value)
 
 
-def _covariance(slope: Callable[[FloatArray], FloatArray], at: FloatArray) -> FloatArray:
-    """The inverse of the derivative of `slope`, by central differences."""
-    columns = []
-    for k in range(at.size):
-        step = np.zeros(at.size)
-        step[k] = _STEP
-        columns.append((slope(at + step) - slope(at - step)) / (2 * _STEP))
-    information = 0.5 * (np.array(columns) + np.array(columns).T)
-    values, vectors = np.linalg.eigh(information)
-    return np.asarray((vectors / np.maximum(values, 1e-8)) @ vectors.T)
+def _inverse(information: FloatArray) -> FloatArray:
+    values, vectors = np.linalg.eigh(0.5 * (information + information.T))
+    return np.asarray((vectors / np.maximum(values, 1e-6 * values.max())) @ vectors.T)
 
 
 class _Nodes(NamedTuple):
-    u: FloatArray  # (n, Q)
+    """u (n, K, 1), v (n, K, L) and weights: sum(exp(log_joint + log_weight)) is the integral."""
+
+    u: FloatArray
     v: FloatArray
-    log_weight: FloatArray  # (n, Q), so that sum(exp(log_joint + log_weight)) is the integral
+    log_weight: FloatArray
 
 
-class _Engine:
-    """Evaluates one batch; compiled once for its sizes."""
+class _Joint(NamedTuple):
+    """log of prior times likelihood at the nodes (n, K, L), and what it was made from."""
 
-    def __init__(self, law: Law, shared: bool, covariates: int, batch: Batch) -> None:
-        self.law, self.shared, self.batch = law, shared, batch
-        n = batch.real.shape[0]
-        few = n > _MANY
-        shape_nodes = 1 if shared else (_SHAPE_NODES_FEW if few else _SHAPE_NODES)
-        self.rule = _rule(_LOCATION_NODES, shape_nodes)
-        ties = room(int(batch.ties.max(initial=0)))
-        self.key = (law.name, shared, covariates, ties)
+    total: FloatArray
+    z: FloatArray  # (n, K, 1) standardised location
+    z_v: FloatArray  # (n, K, L) standardised shape
+    chance: BetaChance | None  # None where chances are shared
+
+
+class _Integral:
+    """The marginal likelihood of the answers to n queries."""
+
+    def __init__(self, answers: Answers, design: FloatArray, shared: bool) -> None:
+        self.answers, self.design, self.shared = answers, design, shared
+        self.covariates = int(design.shape[1])
+        shapes = _SHAPE_NODES_OF_MANY if answers.queries > _MANY else _SHAPE_NODES
+        self.rule = _rule(_LOCATION_NODES, 1 if shared else shapes)
+
+    def _parameters(self, vector: FloatArray) -> Parameters:
+        return Parameters.of(vector, self.covariates)
 
     # ---------------------------------------------------------------- nodes
-    def start(self, vector: FloatArray) -> _Nodes:
-        """Nodes around what each query's own lengths suggest."""
-        p, batch = unpack(vector, batch_covariates(self.batch)), self.batch
-        n = batch.real.shape[0]
-        mean = p.location + batch.design @ p.by_location
-        y = batch.y - p.stretch * ~batch.right
-        count = np.bincount(batch.query, batch.counts, minlength=n)[:n]
-        total = np.bincount(batch.query, batch.counts * y, minlength=n)[:n]
-        spread = math.exp(p.shape) if self.law.name == "lognormal" else 0.5
-        prior = math.exp(2 * p.log_deviation)
-        if self.law.name == "lognormal":
-            precision = count / spread**2 + 1.0 / prior
-            centre = (total / spread**2 + mean / prior) / precision
-            variance = 1.0 / precision
-        else:
-            centre, variance = mean, np.full(n, prior)
-            # A threshold lies below the shortest right answer.
-            shortest = np.full(n, np.inf)
-            right = (batch.counts > 0) & batch.right
-            np.minimum.at(shortest, batch.query[right], batch.y[right])
-            low = np.minimum(centre, shortest - 0.5)
-            variance = np.where(low < centre, np.minimum(variance, 0.25), variance)
-            centre = low
-        shape_variance = np.minimum(math.exp(2 * p.log_shape_deviation), 1.0 / (1.0 + count))
-        covariance = np.zeros((n, 2, 2))
-        covariance[:, 0, 0], covariance[:, 1, 1] = variance, shape_variance
-        return self._place(np.column_stack([centre, np.full(n, p.shape)]), covariance)
+    def first_nodes(self, vector: FloatArray) -> _Nodes:
+        """Nodes about where each query's own lengths and the population put it."""
+        p, answers = self._parameters(vector), self.answers
+        centre = p.location + self.design @ p.by_location
+        variance = np.full(answers.queries, math.exp(2 * p.log_deviation))
+        count = answers.lengths
+        y = answers.y - p.stretch * answers.wrong
+        if answers.law.name == "lognormal":
+            noise = math.exp(2 * p.shape)
+            total = np.bincount(answers.query, y, minlength=answers.queries)
+            precision = count / noise + 1.0 / variance
+            centre, variance = (total / noise + centre / variance) / precision, 1.0 / precision
+        else:  # the threshold lies below the shortest answer
+            shortest = np.full(answers.queries, np.inf)
+            np.minimum.at(shortest, answers.query, y)
+            below = np.minimum(centre, shortest - 0.5)
+            variance = np.where(below < centre, np.minimum(variance, 0.25), variance)
+            centre = below
+        covariance = np.zeros((answers.queries, 2, 2))
+        covariance[:, 0, 0] = variance
+        covariance[:, 1, 1] = np.minimum(math.exp(2 * p.log_shape_deviation), 1.0 / (1.0 + count))
+        return self._placed(np.column_stack([centre, np.full(centre.size, p.shape)]), covariance)
 
-    def settle(self, vector: FloatArray, nodes: _Nodes, turns: int) -> _Nodes:
+    def settled(self, vector: FloatArray, nodes: _Nodes, turns: int) -> _Nodes:
         """Nodes moved to each query's posterior mean and covariance, some times over."""
         for _ in range(turns):
-            log_joint = np.asarray(self._call(_log_joint, vector, nodes))
-            weight = _normalised(log_joint + nodes.log_weight)
-            points = np.stack([nodes.u, nodes.v], axis=-1)
-            mean = np.einsum("nq,nqk->nk", weight, points)
-            off = points - mean[:, None]
-            covariance = np.einsum("nq,nqk,nql->nkl", weight, off, off)
-            nodes = self._place(mean, covariance)
+            weight = _normalised(self._joint(vector, nodes).total + nodes.log_weight)
+            points = np.stack(np.broadcast_arrays(nodes.u, nodes.v), axis=-1)
+            mean = np.einsum("nkl,nklc->nc", weight, points)
+            off = points - mean[:, None, None]
+            covariance = np.einsum("nkl,nklc,nkld->ncd", weight, off, off)
+            nodes = self._placed(mean, covariance)
         return nodes
 
-    def _place(self, mean: FloatArray, covariance: FloatArray) -> _Nodes:
-        z, log_weight = self.rule
-        floor = _LEAST_DEVIATION
-        first = np.sqrt(np.maximum(covariance[:, 0, 0], floor**2))
-        lean = np.where(self.shared, 0.0, covariance[:, 0, 1] / first)
-        second = np.sqrt(np.maximum(covariance[:, 1, 1] - lean**2, floor**2))
-        u = mean[:, :1] + first[:, None] * z[None, :, 0]
-        v = mean[:, 1:] + lean[:, None] * z[None, :, 0] + second[:, None] * z[None, :, 1]
-        size = np.log(first) + (0.0 if self.shared else np.log(second))
-        return _Nodes(u, v, log_weight[None, :] + size[:, None])
+    def _placed(self, mean: FloatArray, covariance: FloatArray) -> _Nodes:
+        (x, log_x), (y, log_y) = self.rule
+        first = np.sqrt(np.maximum(covariance[:, 0, 0], _LEAST_DEVIATION**2))[:, None, None]
+        u = mean[:, :1, None] + first * x[:, None]
+        log_weight = log_x[:, None] + log_y + np.log(first)
+        if self.shared:
+            return _Nodes(u, mean[:, 1:, None] + 0.0 * u, log_weight)
+        lean = covariance[:, 0, 1, None, None] / first
+        rest = covariance[:, 1, 1, None, None] - lean**2
+        second = np.sqrt(np.maximum(rest, _LEAST_DEVIATION**2))
+        v = mean[:, 1:, None] + lean * x[:, None] + second * y
+        return _Nodes(u, v, log_weight + np.log(second))
 
     # ---------------------------------------------------------------- values
-    def value_and_slope(self, vector: FloatArray, nodes: _Nodes) -> tuple[float, FloatArray]:
-        """log marginal likelihood of all queries, and its gradient, for fixed nodes."""
-        value, slope = self._call(_value_and_slope, vector, nodes)
-        return float(value), np.asarray(slope, dtype=np.float64)
-
-    def posterior(self, vector: FloatArray, nodes: _Nodes, count: int) -> Posterior:
-        """The first `count` queries' posteriors."""
-        log_joint, chance, squared, a, b = (
-            np.asarray(x)[:count] for x in self._call(_moments, vector, nodes)
+    def _joint(self, vector: FloatArray, nodes: _Nodes) -> _Joint:
+        p, answers, u = self._parameters(vector), self.answers, nodes.u
+        mean = (p.location + self.design @ p.by_location)[:, None, None]
+        z = (u - mean) * math.exp(-p.log_deviation)
+        prior = -0.5 * z * z - p.log_deviation
+        if self.shared:
+            v = np.full_like(u, p.shape)
+            seen = answers.log_lengths(u, v, p.stretch)
+            seen = seen + answers.log_chance(u, v, p.stretch, np.full_like(u, p.chance))
+            return _Joint(prior + seen, z, np.zeros_like(u), None)
+        z_v = (nodes.v - p.shape) * math.exp(-p.log_shape_deviation)
+        prior = prior - 0.5 * z_v * z_v - p.log_shape_deviation
+        inner = (p.chance + self.design @ p.by_chance)[:, None, None] + p.slope * z
+        inner = np.clip(inner, -_SURE, _SURE)
+        agreement = math.exp(min(max(p.log_agreement, _AGREEMENT[0]), _AGREEMENT[1]))
+        chance = BetaChance(
+            answers,
+            agreement * expit(inner),
+            agreement * expit(-inner),
+            answers.coefficients(u + 0.0 * nodes.v, nodes.v, p.stretch)
+            if answers.mixed.size
+            else None,
         )
-        v = np.full_like(nodes.v, unpack(vector, batch_covariates(self.batch)).shape)
-        return Posterior(
-            nodes.u[:count],
-            (v if self.shared else nodes.v)[:count],
-            _normalised(log_joint + nodes.log_weight[:count]),
-            chance,
-            squared,
-            a,
-            b,
-        )
+        seen = answers.log_lengths(u, nodes.v, p.stretch) + chance.log_integral()
+        return _Joint(prior + seen, z, z_v, chance)
 
-    def _call(self, function: Any, vector: FloatArray, nodes: _Nodes) -> Any:
-        with jax.enable_x64(True):
-            return _compiled(function, self.key)(jnp.asarray(vector), self.batch, nodes)
+    def value_and_scores(self, vector: FloatArray, nodes: _Nodes) -> tuple[float, FloatArray]:
+        """log marginal likelihood, and every query's part of its gradient, (n, parameters)."""
+        joint = self._joint(vector, nodes)
+        total = joint.total + nodes.log_weight
+        top = total.max(axis=(1, 2), keepdims=True)
+        weight = np.exp(total - top)
+        size = weight.sum(axis=(1, 2), keepdims=True)
+        weight /= size
+        p, d, design = self._parameters(vector), self.covariates, self.design
+        at = {name: k for k, name in enumerate(Parameters._fields) if not name.startswith("by_")}
+        at = {name: k + (d - 1) * (k > 1) + (d - 1) * (k > 7) for name, k in at.items()}
+        scores = np.zeros((total.shape[0], vector.size))
 
+        def mean(values: FloatArray) -> FloatArray:
+            return np.einsum("nkl,nkl->n", weight, np.broadcast_to(values, weight.shape))
 
-def batch_covariates(batch: Batch) -> int:
-    """d, the number of covariates."""
-    return int(batch.design.shape[1])
+        in_mean, in_deviation = joint.z * math.exp(-p.log_deviation), joint.z**2 - 1.0
+        if joint.chance is not None:
+            by_inner, by_agreement = self._chance_slopes(joint.chance)
+            in_mean = in_mean - by_inner * (p.slope * math.exp(-p.log_deviation))
+            in_deviation = in_deviation - by_inner * (p.slope * joint.z)
+            scores[:, at["chance"]] = mean(by_inner)
+            scores[:, at["chance"] + 1 : at["slope"]] = scores[:, at["chance"], None] * design
+            scores[:, at["slope"]] = mean(by_inner * joint.z)
+            scores[:, at["log_agreement"]] = mean(by_agreement)
+            scores[:, at["shape"]] = mean(joint.z_v) * math.exp(-p.log_shape_deviation)
+            scores[:, at["log_shape_deviation"]] = mean(joint.z_v**2 - 1.0)
+        scores[:, at["location"]] = mean(in_mean)
+        scores[:, 1 : at["log_deviation"]] = scores[:, :1] * design
+        scores[:, at["log_deviation"]] = mean(in_deviation)
+        for name in ("shape", "stretch", "chance") if self.shared else ("stretch",):
+            step = np.zeros(vector.size)
+            step[at[name]] = _STEP
+            change = self._seen(vector + step, nodes) - self._seen(vector - step, nodes)
+            scores[:, at[name]] = mean(change / (2 * _STEP))
+        return float((top + np.log(size)).sum()), scores
 
+    def _seen(self, vector: FloatArray, nodes: _Nodes) -> FloatArray:
+        """What of the likelihood depends on the stretch, or, where they are shared, on the rest."""
+        p, answers = self._parameters(vector), self.answers
+        if self.shared:
+            v = np.full_like(nodes.u, p.shape)
+            inner = np.full_like(nodes.u, p.chance)
+            seen = answers.log_lengths(nodes.u, v, p.stretch)
+            return seen + answers.log_chance(nodes.u, v, p.stretch, inner)
+        seen = answers.log_lengths(nodes.u, nodes.v, p.stretch, only_wrong=True)
+        if answers.mixed.size:
+            seen = seen + self._joint_chance(vector, nodes).log_integral()
+        return seen
 
-@lru_cache(maxsize=64)
-def _compiled(function: Any, key: tuple[str, bool, int, int]) -> Any:
-    name, shared, covariates, ties = key
+    def _joint_chance(self, vector: FloatArray, nodes: _Nodes) -> BetaChance:
+        chance = self._joint(vector, nodes).chance
+        assert chance is not None
+        return chance
 
-    def call(vector: Any, batch: Batch, nodes: _Nodes) -> Any:
-        return function(LAWS[name], shared, covariates, ties, vector, batch, nodes)
+    @staticmethod
+    def _chance_slopes(chance: BetaChance) -> tuple[FloatArray, FloatArray]:
+        """Derivatives of the chances' likelihood in the logit of their mean, and in log(phi)."""
+        in_a, in_b = chance.slopes()
+        a, b = chance.a, chance.b
+        return a * b / (a + b) * (in_a - in_b), a * in_a + b * in_b
 
-    return jax.jit(call)
+    def information(self, vector: FloatArray, nodes: _Nodes) -> FloatArray:
+        """The negative second derivative of the log marginal likelihood, by differences."""
+        columns = []
+        for k in range(vector.size):
+            step = np.zeros(vector.size)
+            step[k] = _STEP
+            before, after = (
+                self.value_and_scores(vector + sign * step, nodes)[1].sum(axis=0)
+                for sign in (-1.0, 1.0)
+            )
+            columns.append((before - after) / (2 * _STEP))
+        return np.array(columns)
 
-
-def _joint_parts(
-    law: Law, shared: bool, covariates: int, ties: int, vector: Any, batch: Batch, nodes: _Nodes
-) -> tuple[Any, Any, Any, Any]:
-    """log prior and likelihood of the lengths, (n, Q); what the chances need: e, a, b."""
-    p = unpack(vector, covariates)
-    mean = (p.location + batch.design @ p.by_location)[:, None]
-    deviation = jnp.exp(p.log_deviation)
-    z = (nodes.u - mean) / deviation
-    total = -0.5 * z * z - p.log_deviation
-    v = jnp.full_like(nodes.v, 1.0) * p.shape if shared else nodes.v
-    if not shared:
-        z_v = (nodes.v - p.shape) * jnp.exp(-p.log_shape_deviation)
-        total = total - 0.5 * z_v * z_v - p.log_shape_deviation
-    total = total + length_terms(law, batch, nodes.u, v, p.stretch)
-    if shared:
-        inner = jnp.full_like(nodes.u, 1.0) * p.chance
-        log_p, log_q = -jnp.logaddexp(0.0, -inner), -jnp.logaddexp(0.0, inner)
-        total = total + known_chance(law, batch, nodes.u, v, p.stretch, log_p, log_q)
-        return total, None, inner, inner
-    inner = p.chance + (batch.design @ p.by_chance)[:, None] + p.slope * z
-    inner = jnp.clip(inner, -15.0, 15.0)
-    agreement = jnp.exp(jnp.clip(p.log_agreement, -5.0, 9.0))
-    a, b = agreement * jax.nn.sigmoid(inner), agreement * jax.nn.sigmoid(-inner)
-    mixed = ties or batch.rest.shape[1]
-    e = coefficients(law, batch, nodes.u, v, p.stretch, ties) if mixed else None
-    return total, e, a, b
-
-
-def _log_joint(law: Law, shared: bool, *rest: Any) -> Any:
-    total, e, a, b = _joint_parts(law, shared, *rest)
-    batch = rest[-2]
-    return total if shared else total + beta_chance(batch, e, a, b)
-
-
-def _value(law: Law, shared: bool, covariates: int, ties: int, vector: Any, batch: Any, nodes: Any) -> Any:  # fmt: skip  # noqa: E501
-    log_joint = _log_joint(law, shared, covariates, ties, vector, batch, nodes)
-    return (batch.real * logsumexp(log_joint + nodes.log_weight, axis=-1)).sum()
-
-
-def _value_and_slope(*arguments: Any) -> Any:
-    return jax.value_and_grad(_value, argnums=4)(*arguments)
-
-
-def _moments(law: Law, shared: bool, *rest: Any) -> Any:
-    total, e, a, b = _joint_parts(law, shared, *rest)
-    batch = rest[-2]
-    if shared:
-        chance = jax.nn.sigmoid(a)
-        return total, chance, chance**2, chance, 1.0 - chance
-    plain = beta_chance(batch, e, a, b)
-    first = jnp.exp(beta_chance(batch, e, a, b, 1) - plain)
-    second = jnp.exp(beta_chance(batch, e, a, b, 2) - plain)
-    return total + plain, first, second, a, b
+    def posterior(self, vector: FloatArray, nodes: _Nodes) -> Posterior:
+        """The queries' posteriors at these parameters."""
+        joint, p = self._joint(vector, nodes), self._parameters(vector)
+        shape = joint.total.shape
+        if joint.chance is None:
+            first = np.full(shape, float(expit(p.chance)))
+            second, v = first**2, np.full(shape, p.shape)
+        else:
+            plain = joint.chance.log_integral()
+            first, second = (np.exp(joint.chance.log_integral(k) - plain) for k in (1, 2))
+            v = nodes.v
+        flat = [
+            np.broadcast_to(x, shape).reshape(shape[0], -1) for x in (nodes.u, v, first, second)
+        ]
+        weight = _normalised(joint.total + nodes.log_weight).reshape(shape[0], -1)
+        return Posterior(flat[0], flat[1], weight, flat[2], flat[3])
 
 
 @lru_cache(maxsize=8)
-def _rule(first: int, second: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes z, (Q, 2), and log weights for integrals over z of any function (not times phi)."""
-    columns = []
+def _rule(
+    first: int, second: int
+) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+    """Nodes and log weights in two dimensions, for densities without the factor 1 / sqrt(2 pi)."""
+    rules = []
     for count in (first, second):
         points, weights = np.polynomial.hermite_e.hermegauss(count)
         log_weight = np.log(weights) + 0.5 * points**2 - 0.5 * math.log(2 * math.pi)
-        columns.append((points, log_weight if count > 1 else np.zeros(1)))
-    (x, log_x), (y, log_y) = columns
-    z = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
-    return z, (log_x[:, None] + log_y[None, :]).ravel()
+        rules.append((points, log_weight))
+    return rules[0], rules[1]
 
 
 def _normalised(log_weight: FloatArray) -> FloatArray:
-    weight = np.exp(log_weight - log_weight.max(axis=-1, keepdims=True))
-    return weight / weight.sum(axis=-1, keepdims=True)
-
-
-def logistic(inner: Any) -> Any:
-    """1 / (1 + e^-x)."""
-    return expit(inner)
-
-
-Indices = NDArray[np.intp]
+    weight = np.exp(log_weight - log_weight.max(axis=(1, 2), keepdims=True))
+    return weight / weight.sum(axis=(1, 2), keepdims=True)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from clearopt.calibration.laws import Law
+from clearopt.calibration.laws import Law, Wide
 from clearopt.calibration.population import parameter_names
 from clearopt.calibration.rollouts import Rollouts
 from clearopt.validation import FloatArray
@@ -24,11 +24,11 @@ def log_lengths(rollouts: Rollouts) -> FloatArray:
     return np.log(some) if some.size else np.zeros(1)
 
 
-def wide_law(rollouts: Rollouts) -> FloatArray:
-    """(2,) mean and deviation of the logarithm of a length about which nothing is known."""
+def wide_law(rollouts: Rollouts) -> Wide:
+    """The law of a length about which nothing is known."""
     y = log_lengths(rollouts)
     low, middle, high = np.quantile(y, [0.05, 0.5, 0.95])
-    return np.array([middle, max(high - low, _WIDEST)])
+    return Wide(float(middle), max(float(high - low), _WIDEST))
 
 
 def centre_and_width(
@@ -52,7 +52,7 @@ def centre_and_width(
         "slope": (0.0, 1.0),
         "log_agreement": (math.log(2.0), 1.0),
     }
-    by_covariate = {"location_by": (0.0, 0.5), "chance_by": (0.0, 0.7)}
+    by_covariate = {"by_location": (0.0, 0.5), "by_chance": (0.0, 0.7)}
     pairs = [
         known.get(name) or by_covariate[name.rsplit("_", 1)[0]]
         for name in parameter_names(covariates)
