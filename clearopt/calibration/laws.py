@@ -36,7 +36,7 @@ _LARGEST = 700.0  # e^700 is a number still
 
 
 class Wide(NamedTuple):
-    """Mean and deviation of the logarithm of a stray answer's length."""
+    """Mean and deviation of the logarithm of a stray answer's length; None: there are no strays."""
 
     mean: float
     deviation: float
@@ -46,8 +46,6 @@ class Law:
     """A law of length over (u, v); y is a log-length, arrays broadcast."""
 
     name: str
-    # Which whole or cut answers are mixtures over right and wrong: cut ones, unless they say nothing.
-    wrong_is_mixed = False
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         """log f, as a density in y."""
@@ -57,16 +55,20 @@ class Law:
         """log P(log-length > y)."""
         raise NotImplementedError
 
-    def whole(self, y: FloatArray, u: FloatArray, v: FloatArray, wide: Wide) -> FloatArray:
+    def whole(self, y: FloatArray, u: FloatArray, v: FloatArray, wide: Wide | None) -> FloatArray:
         """log A of a right answer; log B of a wrong one, its y less log(stretch)."""
+        if wide is None:
+            return self.log_density(y, u, v)
         z = (y - wide.mean) / wide.deviation
         stray = STRAY * np.exp(-0.5 * z * z) / (wide.deviation * math.sqrt(2.0 * math.pi))
         return np.log((1 - STRAY) * np.exp(self.log_density(y, u, v)) + np.maximum(stray, _FLOOR))
 
     def mixed(
-        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float, wide: Wide
+        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float, wide: Wide | None
     ) -> tuple[FloatArray, FloatArray]:
         """log A and log B of an answer that may be either: one that was cut."""
+        if wide is None:
+            return self.log_survival(y, u, v), self.log_survival(y - stretch, u, v)
         stray = math.log(STRAY) + log_ndtr((wide.mean - y) / wide.deviation)
         right, wrong = (
             np.logaddexp(math.log1p(-STRAY) + self.log_survival(at, u, v), stray)
@@ -103,24 +105,23 @@ class CumulativeSurgeLaw(Law):
 
 
 class ShiftedSurgeLaw(Law):
-    """An answer of T tokens is right with probability p e x e^-x, x = max(T - e^u, 0) e^-v.
+    """P(T <= b) = e x e^-x for x = (b - e^u) e^-v in [0, 1]: threshold e^u, rate e^-v.
 
-    The length is taken as given, so a cut answer, whose length is not known, says nothing.
+    That is the surge up to its peak, where all right answers have ended. Its decay past the peak
+    is the harm of a budget that the model is made to use up: no answer that ends when it likes can
+    show it, and no allocation goes there.
     """
 
     name = "shifted-surge"
-    wrong_is_mixed = True
 
-    def whole(self, y: FloatArray, u: FloatArray, v: FloatArray, wide: Wide) -> FloatArray:
-        x = np.maximum(_past(y, u, v), 0.0)
-        return np.log((1 - STRAY) * x * np.exp(1.0 - x) + 0.5 * STRAY)
+    def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        x = _past(y, u, v)
+        inside = np.where((x >= 0) & (x < 1), 1.0 - x, _FLOOR)
+        return (y - v) + np.log(inside) + 1.0 - np.clip(x, 0.0, 1.0)
 
-    def mixed(
-        self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float, wide: Wide
-    ) -> tuple[FloatArray, FloatArray]:
-        """Of a wrong answer: 1 less what a right one has, and 1."""
-        right = np.log1p(-np.exp(self.whole(y, u, v, wide)))
-        return right, np.zeros_like(right)
+    def log_survival(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
+        x = np.clip(_past(y, u, v), _FLOOR, 1.0)
+        return np.log(np.maximum(-np.expm1(1.0 + np.log(x) - x), _FLOOR))
 
 
 LAWS: Mapping[str, Law] = {

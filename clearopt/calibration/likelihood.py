@@ -1,8 +1,8 @@
 """The likelihood of all answers, query by query, at points (u, v) of each query.
 
 Where an answer's likelihood is a mixture over right and wrong (`laws`), the product over a query's
-answers is a polynomial in p; its coefficients are kept, so that its integral against a beta law of p
-is exact.
+answers is a polynomial in p; its coefficients are kept, so that its integral against a beta law of
+p is exact.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Answers:
     """
 
     law: Law
-    wide: Wide
+    wide: Wide | None
     y: FloatArray
     query: NDArray[np.intp]
     wrong: NDArray[np.bool_]
@@ -49,7 +49,9 @@ class Answers:
     rest: NDArray[np.bool_]
 
     @classmethod
-    def arranged(cls, law: Law, rollouts: Rollouts | None, queries: int, wide: Wide) -> Answers:
+    def arranged(
+        cls, law: Law, rollouts: Rollouts | None, queries: int, wide: Wide | None
+    ) -> Answers:
         """The rollouts (None: there are none) of queries 0, 1, ..., `queries` - 1.
 
         An answer of 0 tokens has no length: whole, it counts as right or wrong alone; cut, it
@@ -64,7 +66,7 @@ class Answers:
             right, whole = rollouts.solved[order], rollouts.finished[order]
         some = tokens > 0
         y = np.log(np.where(some, tokens, 1.0))
-        mixed = (whole & ~right if law.wrong_is_mixed else ~whole) & some
+        mixed = ~whole & some
         measured, pure = whole & ~mixed & some, whole & ~mixed
         return cls(
             law,
@@ -86,6 +88,21 @@ class Answers:
     def lengths(self) -> NDArray[np.intp]:
         """(n,) how many lengths are known of each query."""
         return np.bincount(self.query, minlength=self.queries)
+
+    def range(self) -> tuple[FloatArray, FloatArray]:
+        """(n,) the shortest and the longest log-length of each query, cut ones included."""
+        low, high = np.full(self.queries, np.inf), np.full(self.queries, -np.inf)
+        row, column = np.nonzero(self.rest)
+        for query, y in (
+            (self.query, self.y),
+            (self.mixed, self.tie_y),
+            (self.mixed[row], self.rest_y[row, column]),
+        ):
+            np.minimum.at(low, query, y)
+            np.maximum.at(high, query, y)
+        unknown = np.isinf(low)
+        low[unknown], high[unknown] = 0.0, 0.0
+        return low, high
 
     def log_lengths(
         self, u: FloatArray, v: FloatArray, stretch: float, only_wrong: bool = False
@@ -119,10 +136,10 @@ class Answers:
         if self.mixed.size:
             log_p, log_q = (np.broadcast_to(x, total.shape)[self.mixed] for x in (log_p, log_q))
             own_u, own_v = u[self.mixed], v[self.mixed]
-            a, b = self._mixed(self.tie_y, own_u, own_v, stretch)
+            a, b = self.mixed_terms(self.tie_y, own_u, own_v, stretch)
             more = self.ties[:, None, None] * np.logaddexp(log_p + a, log_q + b)
             for column, counts in zip(self.rest_y.T, self.rest.T, strict=True):
-                a, b = self._mixed(column, own_u, own_v, stretch)
+                a, b = self.mixed_terms(column, own_u, own_v, stretch)
                 more += counts[:, None, None] * np.logaddexp(log_p + a, log_q + b)
             total[self.mixed] += more
         return total
@@ -133,23 +150,23 @@ class Answers:
         j = np.arange(int((self.ties + self.rest.sum(axis=1)).max()) + 1.0)
         ties = self.ties[:, None, None, None]
         left = np.maximum(ties - j, 0.0)
-        a, b = self._mixed(self.tie_y, own_u, own_v, stretch)
+        a, b = self.mixed_terms(self.tie_y, own_u, own_v, stretch)
         e = gammaln(ties + 1.0) - gammaln(j + 1.0) - gammaln(left + 1.0)
         e = np.where(j <= ties, e + j * a[..., None] + left * b[..., None], _NEVER)
         for column, counts in zip(self.rest_y.T, self.rest.T, strict=True):
-            a, b = self._mixed(column, own_u, own_v, stretch)
+            a, b = self.mixed_terms(column, own_u, own_v, stretch)
             up = np.concatenate([np.full_like(e[..., :1], _NEVER), e[..., :-1]], axis=-1)
             more = np.logaddexp(up + a[..., None], e + b[..., None])
             e = np.where(counts[:, None, None, None], more, e)
         return e
 
-    def _mixed(
+    def mixed_terms(
         self, y: FloatArray, u: FloatArray, v: FloatArray, stretch: float
     ) -> tuple[FloatArray, FloatArray]:
-        a, b = self.law.mixed(y[:, None, None], u, v, stretch, self.wide)
-        return np.broadcast_to(a, np.broadcast_shapes(u.shape, v.shape)), np.broadcast_to(
-            b, np.broadcast_shapes(u.shape, v.shape)
-        )
+        """log A and log B, (r, K, L), of one mixture of each query that has any, of length y."""
+        shape = np.broadcast_shapes(u.shape, v.shape)
+        terms = self.law.mixed(y[:, None, None], u, v, stretch, self.wide)
+        return np.broadcast_to(terms[0], shape), np.broadcast_to(terms[1], shape)
 
 
 def _ties_and_rest(
@@ -222,15 +239,15 @@ class BetaChance:
 
     def _mixed_arguments(self, power: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         answers = self.answers
-        a, b, k, w = (
-            x[answers.mixed][..., None] for x in (self.a, self.b, self._rights, self._wrongs)
-        )
+        given = (self.a, self.b, self._rights, self._wrongs)
+        a, b, k, w = (x[answers.mixed][..., None] for x in given)
         assert self.e is not None
         j = np.arange(self.e.shape[-1])
         counts = (answers.ties + answers.rest.sum(axis=1))[:, None, None, None]
         return a, b, k + j + power, w + np.maximum(counts - j, 0.0)
 
     def _terms(self, power: int) -> FloatArray:
+        assert self.e is not None
         return self.e + _log_ratio(*self._mixed_arguments(power))
 
 

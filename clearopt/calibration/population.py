@@ -55,11 +55,11 @@ class Parameters(NamedTuple):
     @classmethod
     def of(cls, vector: FloatArray, covariates: int) -> Parameters:
         """The parameter vector by name."""
-        d = covariates
-        x = vector.tolist()
+        d, x = covariates, vector.tolist()
         return cls(
-            x[0], vector[1 : 1 + d], *x[1 + d : 6 + d], vector[6 + d : 6 + 2 * d], *x[6 + 2 * d :]
-        )
+            x[0], vector[1 : 1 + d], x[1 + d], x[2 + d], x[3 + d], x[4 + d],
+            x[5 + d], vector[6 + d : 6 + 2 * d], x[6 + 2 * d], x[7 + 2 * d],
+        )  # fmt: skip
 
 
 def parameter_names(covariates: int) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def fit_population(
             at = start + unit @ step
             value, scores = integral.value_and_scores(at, nodes)
             off = (at - centre) / width
-            return 0.5 * off @ off - value, unit.T @ (off / width - scores.sum(axis=0))
+            return float(0.5 * off @ off) - value, unit.T @ (off / width - scores.sum(axis=0))
 
         found = minimize(
             loss,

@@ -8,6 +8,7 @@ of the family that is closest to it.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -52,8 +53,7 @@ def predictive(law: str, posterior: Posterior, stretch: float) -> Curves:
 def _lognormal(posterior: Posterior, stretch: float) -> Curves:
     u, spread, chance = posterior.u, np.exp(posterior.v), posterior.chance
     scale = posterior.mean(chance)
-    # Of right answers: those whose nodes make them likely count for more.
-    weight = posterior.weight * chance / np.maximum(scale, 1e-300)[:, None]
+    weight = _of_right_answers(posterior, scale)
     median, width = closest_normal(u, spread, weight)
     # Of all answers, by the first two moments of log(length), which spread more widely than the
     # closest law of the right ones: that keeps the utility S-shaped in its cost.
@@ -66,6 +66,13 @@ def _lognormal(posterior: Posterior, stretch: float) -> Curves:
         Lognormal(scale, _exp(median), width),
         LognormalTokens(_exp(centre), np.maximum(np.sqrt(variance), width)),
     )
+
+
+def _of_right_answers(posterior: Posterior, scale: FloatArray) -> FloatArray:
+    """(n, Q) the nodes' weights among right answers: those that make them likely count for more."""
+    never = scale <= 0  # then any weights do
+    weight = posterior.weight * np.where(never[:, None], 1.0, posterior.chance)
+    return weight / np.where(never, 1.0, scale)[:, None]
 
 
 def closest_normal(
@@ -106,18 +113,21 @@ def closest_normal(
     return m, s
 
 
+class _Moments(NamedTuple):
+    """Of a surge's law, in units of 1 / rate past the threshold: mean and standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+_GAMMA = _Moments(2.0, math.sqrt(2.0))  # of Gamma(2)
+_RISE = _Moments(3.0 - math.e, math.sqrt(2.0 + 2.0 * math.e - math.e**2))  # P = e x e^-x, x <= 1
+
+
 def _cumulative(posterior: Posterior, stretch: float) -> Curves:
-    # Mixtures of threshold + Gamma(2, rate) by their mean and variance.
-    threshold, width, chance = _exp(posterior.u), _exp(posterior.v), posterior.chance
-    scale = posterior.mean(chance)
-    weight = posterior.weight * chance / np.maximum(scale, 1e-300)[:, None]
-    tau, theta = _closest_surge(threshold, width, weight)
-    longer = math.exp(stretch)
-    all_tau, all_theta = _closest_surge(
-        np.concatenate([threshold, longer * threshold], axis=1),
-        np.concatenate([width, longer * width], axis=1),
-        np.concatenate([posterior.weight * chance, posterior.weight * (1 - chance)], axis=1),
-    )
+    scale = posterior.mean(posterior.chance)
+    tau, theta = _closest_surge(posterior, _of_right_answers(posterior, scale), _GAMMA)
+    all_tau, all_theta = _of_all_answers(posterior, stretch, _GAMMA)
     # A surge is S-shaped in the tokens of another one that is as wide and starts before its bend.
     all_theta = np.maximum(all_theta, theta)
     return Curves(
@@ -127,28 +137,38 @@ def _cumulative(posterior: Posterior, stretch: float) -> Curves:
 
 
 def _shifted(posterior: Posterior, stretch: float) -> Curves:
-    # As a function of tokens x e^-x is the density of Gamma(2): a mixture of them by its area, mean
-    # and variance.
-    threshold, width = _exp(posterior.u), _exp(posterior.v)
-    area = posterior.weight * posterior.chance * width
-    total = area.sum(axis=1)
-    tau, theta = _closest_surge(threshold, width, area / np.maximum(total, 1e-300)[:, None])
-    scale = np.minimum(total / theta, 1.0)
-    # The budget is one that the model is made to use up.
-    return Curves(
-        ShiftedSurge(scale, tau, 1.0 / theta), ExpectedTokens(tau, 1.0 / theta, np.zeros_like(tau))
+    scale = posterior.mean(posterior.chance)
+    tau, theta = _closest_surge(posterior, _of_right_answers(posterior, scale), _RISE)
+    all_tau, all_theta = _of_all_answers(posterior, stretch, _RISE)
+    return Curves(ShiftedSurge(scale, tau, 1.0 / theta), ExpectedTokens(all_tau, 1.0 / all_theta))
+
+
+def _of_all_answers(
+    posterior: Posterior, stretch: float, law: _Moments
+) -> tuple[FloatArray, FloatArray]:
+    """Threshold and 1 / rate of the Gamma(2) law closest to that of right and wrong answers."""
+    chance = posterior.chance
+    both = replace(
+        posterior,
+        u=np.concatenate([posterior.u, posterior.u + stretch], axis=1),
+        v=np.concatenate([posterior.v, posterior.v + stretch], axis=1),
     )
+    weight = np.concatenate([posterior.weight * chance, posterior.weight * (1 - chance)], axis=1)
+    return _closest_surge(both, weight, law, _GAMMA)
 
 
 def _closest_surge(
-    threshold: FloatArray, width: FloatArray, weight: FloatArray
+    posterior: Posterior, weight: FloatArray, law: _Moments, target: _Moments | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """Threshold and 1 / rate, (n,), by mean and variance of threshold + Gamma(2, 1 / width)."""
-    means = threshold + 2.0 * width
+    """Threshold and 1 / rate, (n,), by the mean and variance of a mixture of surges of `law`."""
+    target = law if target is None else target
+    width = _exp(posterior.v)
+    means = _exp(posterior.u) + law.mean * width
     mean = (weight * means).sum(axis=1)
-    variance = (weight * (2.0 * width**2 + (means - mean[:, None]) ** 2)).sum(axis=1)
-    theta = np.minimum(np.sqrt(0.5 * variance), 0.5 * mean)
-    return np.maximum(mean - 2.0 * theta, 0.0), theta
+    spreads = (law.deviation * width) ** 2 + (means - mean[:, None]) ** 2
+    theta = np.sqrt((weight * spreads).sum(axis=1)) / target.deviation
+    theta = np.minimum(theta, mean / target.mean)
+    return np.maximum(mean - target.mean * theta, 0.0), theta
 
 
 def _exp(logarithm: FloatArray) -> FloatArray:
