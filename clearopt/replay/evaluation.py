@@ -131,7 +131,7 @@ def _plans(
     for fraction in settings.fractions:
         budget = int(fraction * ample + 1e-9)
         for policy in settings.policies:
-            if runs_in(policy, case.split, accounting.name):
+            if runs_in(policy, case.split, accounting.name, informed=curves.informed):
                 made = plan(
                     policy,
                     case,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 import clearopt as co
 from clearopt.calibration import Rollouts, fit_curves
+from clearopt.calibration.fitting import FamilyName, Free
 from clearopt.errors import DeclarationError
 from clearopt.replay.accounting import Accounting
 from clearopt.replay.curves import Curves, Steps
@@ -16,14 +18,27 @@ from clearopt.replay.predicting import Features
 from clearopt.replay.splits import Case
 from clearopt.validation import FloatArray
 
-_FAMILIES = {
-    "shrunk": "lognormal",
-    "cumulative-surge": "cumulative-surge",
-    "shifted-surge": "shifted-surge",
-    "triangular": "shifted-surge",
-    "quadratic": "shifted-surge",
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a kind of curves is fitted."""
+
+    family: FamilyName
+    free: Free = "all"
+    informed: bool = False
+
+
+# Of surges, as in the paper, the threshold alone differs by query; rate and scale are shared.
+_SURGE = _Fit("shifted-surge", free="threshold")
+_FITS: dict[str, _Fit] = {
+    "shrunk": _Fit("lognormal"),
+    "informed": _Fit("lognormal", informed=True),
+    "cumulative-surge": _Fit("cumulative-surge", free="threshold"),
+    "shifted-surge": _SURGE,
+    "triangular": _SURGE,
+    "quadratic": _SURGE,
 }
-"""The kind of curves -> the family that is fitted for it."""
+"""The kind of curves -> how they are fitted."""
 
 _HUMPS: dict[str, Callable[..., co.Utility]] = {
     "triangular": co.Triangular,
@@ -52,15 +67,20 @@ class CaseCurves:
         if case.stream is not None:  # fitted once, however often a query comes
             self._case, self._entries = case.stream
         self._features, self._predictor, self._seed = features, predictor, seed
-        self._fitted: dict[str, Curves] = {}
+        self._fitted: dict[_Fit, Curves] = {}
         self._made: dict[str, Curves] = {}
         self._stepped: dict[tuple[str, bool], Steps] = {}
         self.warnings: list[str] = []
 
+    @property
+    def informed(self) -> bool:
+        """Whether there are features."""
+        return self._features is not None
+
     def __call__(self, kind: str) -> Curves:
         """The curves of that kind, of the case's queries."""
         if kind not in self._made:
-            curves = self._family(_FAMILIES[kind])
+            curves = self._of_case(_FITS[kind])
             if kind in _HUMPS:
                 curves = Curves(_hump(kind, curves.utilities), curves.cost_curves)
             self._made[kind] = curves if self._entries is None else curves.take(self._entries)
@@ -74,19 +94,26 @@ class CaseCurves:
             self._stepped[key] = Steps.of(seen, self._whole.n, accounting)
         return self._stepped[key]
 
-    def _family(self, family: str) -> Curves:
-        if family not in self._fitted:
-            case = self._case
-            fitted = self._own(family) if case.folds is None else self._predicted(family)
-            self._fitted[family] = fitted
-        return self._fitted[family]
+    def _of_case(self, fit: _Fit) -> Curves:
+        if fit not in self._fitted:
+            whole = self._case.folds is None
+            self._fitted[fit] = self._own(fit) if whole else self._predicted(fit)
+        return self._fitted[fit]
 
-    def _own(self, family: str) -> Curves:
-        fitted = fit_curves(self._case.fitting, self._case.n, family=family, pooling="partial")
+    def _own(self, fit: _Fit) -> Curves:
+        """Curves of each query's own rollouts, shrunk towards the population's."""
+        design = self._features.values[self._case.queries] if self._features else None
+        fitted = fit_curves(
+            self._case.fitting,
+            self._case.n,
+            family=fit.family,
+            free=fit.free,
+            design=design if fit.informed else None,
+        )
         self._heard(fitted.warnings)
         return Curves.of(fitted.utilities, fitted.cost_curves, self._case.n)
 
-    def _predicted(self, family: str) -> Curves:
+    def _predicted(self, fit: _Fit) -> Curves:
         """Each fold's curves, from a fit on the other folds alone."""
         case, features = self._case, self._features
         if features is None or case.folds is None:
@@ -95,15 +122,15 @@ class CaseCurves:
         parts = []
         for fold in np.unique(case.folds):
             away = case.folds == fold
-            design, new = _standardised(values[~away], values[away])
             seen = _of_queries(case.fitting, np.flatnonzero(~away), case.n)
-            parts.append((np.flatnonzero(away), self._from_others(family, design, seen, new)))
+            predicted = self._from_others(fit, values[~away], seen, values[away])
+            parts.append((np.flatnonzero(away), predicted))
         return Curves.joined(parts)
 
     def _from_others(
-        self, family: str, design: FloatArray, seen: Rollouts, new: FloatArray
+        self, fit: _Fit, design: FloatArray, seen: Rollouts, new: FloatArray
     ) -> Curves:
-        fitted = fit_curves(seen, design.shape[0], family=family, pooling="partial", design=design)
+        fitted = fit_curves(seen, design.shape[0], family=fit.family, free=fit.free, design=design)
         self._heard(fitted.warnings)
         predicted = fitted.predict(new)
         return Curves.of(predicted.utilities, predicted.cost_curves, new.shape[0])
@@ -116,14 +143,6 @@ def _hump(kind: str, surge: co.Utility) -> co.Utility:
     """The ablation of the same threshold and scale, with its peak where the surge has its own."""
     assert isinstance(surge, co.ShiftedSurge)
     return _HUMPS[kind](surge.scale, surge.threshold, 2.0 / np.asarray(surge.rate))
-
-
-def _standardised(values: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Both in units of the first's means and deviations; columns that do not vary are dropped."""
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
-    varies = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
-    scale = deviation[varies]
-    return (values[:, varies] - mean[varies]) / scale, (new[:, varies] - mean[varies]) / scale
 
 
 def _of_queries(rollouts: Rollouts, queries: np.ndarray, n: int) -> Rollouts:

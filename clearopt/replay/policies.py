@@ -34,6 +34,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "tale-ep": "the model's own estimate of what it needs",
     "price": "the price search alone, on the fitted curves (CLEAR)",
     "dual": "exact, on curves shrunk towards the population's",
+    "dual-informed": "as dual, but shrunk towards what the features predict of the query",
     "dual-unpooled": "exact, on each query's raw empirical curve",
     "dual-cumulative-surge": "exact, on cumulative surges of shared rate and scale",
     "dual-shifted-surge": "exact, on the paper's surges of shared rate and scale",
@@ -44,11 +45,11 @@ DESCRIPTIONS: Mapping[str, str] = {
 """Policy -> what it is, from the plainest up."""
 
 DEFAULT_POLICIES = (
-    "uniform", "time-share", "proportional", "tale-ep", "price", "dual", "dual-unpooled", "oracle",
+    "uniform", "time-share", "proportional", "tale-ep", "price", "dual", "dual-informed",
+    "dual-unpooled", "oracle",
 )  # fmt: skip
 
-ABLATIONS = tuple(name for name in DESCRIPTIONS if name.count("-") and name.startswith("dual-")
-                  and name != "dual-unpooled")  # fmt: skip
+ABLATIONS = ("dual-cumulative-surge", "dual-shifted-surge", "dual-triangular", "dual-quadratic")
 """The exact dual on other families of curves; under planned caps only."""
 
 SKIPPED: Mapping[str, str] = {
@@ -60,6 +61,7 @@ FAMILY_OF: Mapping[str, str] = {
     "proportional": "shrunk",
     "price": "shrunk",
     "dual": "shrunk",
+    "dual-informed": "informed",
     "dual-cumulative-surge": "cumulative-surge",
     "dual-shifted-surge": "shifted-surge",
     "dual-triangular": "triangular",
@@ -147,16 +149,18 @@ def plan(
     return replace(made, seconds=time.perf_counter() - started)
 
 
-def runs_in(policy: str, split: str, accounting: str) -> bool:
-    """Whether a policy says anything in such a split and accounting.
+def runs_in(policy: str, split: str, accounting: str, *, informed: bool) -> bool:
+    """Whether a policy says anything in such a split and accounting, with features or without.
 
-    Raw curves of queries that nobody has run do not exist, and the ablations have no cost curve of
-    their own.
+    Of queries that nobody has run there are no raw curves, and features are all there is to go by;
+    the ablations have no cost curve of their own.
     """
     if policy in SKIPPED:
         return False
     if policy == "dual-unpooled":
         return split != QUERY
+    if policy == "dual-informed":
+        return split != QUERY and informed
     return policy not in ABLATIONS or accounting == "planned"
 
 

@@ -138,12 +138,16 @@ def _heed_no_interrupt() -> None:
 
 
 def _prepared(run: Run, split: str, traces: Traces, settings: Settings) -> Features | None:
-    """Raise unless the split is possible; what a query split predicts from."""
-    if split == SAMPLE:
-        require_two_samples(run)
+    """Raise unless the split is possible; the features, where there are any."""
+    (require_two_samples if split == SAMPLE else require_two_queries)(run)
+    if not settings.predicts:
         return None
-    require_two_queries(run)
-    return features_for(run, traces, settings)
+    try:
+        return features_for(run, traces, settings)
+    except DeclarationError:
+        if split == SAMPLE:  # which can do without
+            return None
+        raise
 
 
 def _key(job: Job) -> str:
