@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,11 +13,10 @@ import clearopt as co
 from clearopt.calibration import Rollouts, fit_curves
 from clearopt.calibration.fitting import FamilyName, Free
 from clearopt.errors import DeclarationError
+from clearopt.prediction import Features, PredictionWarning, fit_predictor
 from clearopt.replay.accounting import Accounting
 from clearopt.replay.curves import Curves, Steps
-from clearopt.replay.predicting import Features
 from clearopt.replay.splits import Case
-from clearopt.validation import FloatArray
 
 
 @dataclass(frozen=True)
@@ -118,25 +118,33 @@ class CaseCurves:
         case, features = self._case, self._features
         if features is None or case.folds is None:
             raise DeclarationError("a query split needs features to predict from")
-        values = features.values[case.queries]
+        features = features.take(case.queries)
         parts = []
         for fold in np.unique(case.folds):
             away = case.folds == fold
             seen = _of_queries(case.fitting, np.flatnonzero(~away), case.n)
-            predicted = self._from_others(fit, values[~away], seen, values[away])
+            predicted = self._from_others(fit, features.take(~away), seen, features.take(away))
             parts.append((np.flatnonzero(away), predicted))
         return Curves.joined(parts)
 
-    def _from_others(
-        self, fit: _Fit, design: FloatArray, seen: Rollouts, new: FloatArray
-    ) -> Curves:
-        fitted = fit_curves(seen, design.shape[0], family=fit.family, free=fit.free, design=design)
+    def _from_others(self, fit: _Fit, known: Features, seen: Rollouts, new: Features) -> Curves:
+        if self._predictor != "design" and fit.family == "lognormal":
+            return self._regressed(known, seen, new)
+        fitted = fit_curves(seen, len(known), family=fit.family, free=fit.free, design=known.values)
         self._heard(fitted.warnings)
-        predicted = fitted.predict(new)
-        return Curves.of(predicted.utilities, predicted.cost_curves, new.shape[0])
+        predicted = fitted.predict(new.values)
+        return Curves.of(predicted.utilities, predicted.cost_curves, len(new))
 
-    def _heard(self, warnings: tuple[str, ...]) -> None:
-        self.warnings += [said for said in warnings if said not in self.warnings]
+    def _regressed(self, known: Features, seen: Rollouts, new: Features) -> Curves:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PredictionWarning)  # the predictor lists them as well
+            predictor = fit_predictor(known, seen, regressor=self._predictor, seed=self._seed)
+        self._heard(predictor.warnings)
+        predicted = predictor.predict(new)
+        return Curves.of(predicted.utilities, predicted.cost_curves, len(new))
+
+    def _heard(self, sentences: tuple[str, ...]) -> None:
+        self.warnings += [said for said in sentences if said not in self.warnings]
 
 
 def _hump(kind: str, surge: co.Utility) -> co.Utility:

@@ -75,8 +75,8 @@ _SOLVERS = {"proportional": "proportional", "price": "price"}
 _NODES_FOR_STEPS = 1
 _STEP_TOLERANCE = 1e-4
 # Of fitted curves, the last of the gap is closed in a few nodes under planned caps; against cost
-# curves a node takes ten times as long, and what it would close is spent afterwards. By nodes rather
-# than seconds, so that a replay repeats.
+# curves a node takes ten times as long, and what it would close is spent afterwards. By nodes
+# rather than seconds, so that a replay repeats.
 _NODES = {"planned": 200, "realised": 1}
 
 

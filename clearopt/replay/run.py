@@ -17,9 +17,10 @@ from clearopt.confirmation.journal import Journal
 from clearopt.confirmation.narrator import Narrator
 from clearopt.confirmation.report import installed_versions
 from clearopt.errors import DeclarationError
+from clearopt.prediction import Features
 from clearopt.replay.evaluation import evaluate
 from clearopt.replay.policies import SKIPPED
-from clearopt.replay.predicting import Features, features_for
+from clearopt.replay.predicting import features_for
 from clearopt.replay.report import Evaluated, Report, summarised
 from clearopt.replay.settings import Settings
 from clearopt.replay.splits import QUERY, SAMPLE, require_two_queries, require_two_samples
