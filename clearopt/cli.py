@@ -13,6 +13,7 @@ from clearopt import __version__
 from clearopt.arguments import check_writable, fractions, names
 from clearopt.compare_command import add_compare_command
 from clearopt.errors import ClearoptError, DeclarationError, MissingExtraError
+from clearopt.fit_command import add_fit_command
 from clearopt.replay_command import add_replay_command
 from clearopt.solve_command import add_solve_command
 
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     solvers.set_defaults(run=_solvers)
     add_solve_command(commands)
     add_compare_command(commands)
+    add_fit_command(commands)
     add_replay_command(commands)
 
     confirm = commands.add_parser(

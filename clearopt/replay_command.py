@@ -6,6 +6,7 @@ Only what the command line itself needs is imported here; the rest waits until i
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def add_replay_command(commands: Any) -> None:
 
     quiet = argparse.SUPPRESS  # as a default: not given, then the setting's own default holds
     add = parser.add_argument_group("rollouts").add_argument
-    add_column_option(add)
+    add("--column", action="append", type=named, default=[], metavar="OURS=THEIRS", dest="columns",
+        help="a column of another name, such as tokens=completion_tokens; repeatable")  # fmt: skip
     add("--benchmark", default=quiet, metavar="NAME", help="this one alone")
     add("--model", default=quiet, metavar="NAME", help="this one alone")
 
@@ -82,18 +84,14 @@ def add_replay_command(commands: Any) -> None:
     add("--seed", type=int, default=quiet, help="of splits, streams and intervals (0)")
     add("--time-limit", type=float, default=quiet, metavar="SECONDS", dest="time_limit",
         help="for each allocation (60)")  # fmt: skip
+    add("--processes", type=int, default=None, metavar="N",
+        help="runs at a time (as many as there are cores)")  # fmt: skip
 
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR",
         help="for report.json, a page and pictures; an interrupted replay is taken up")  # fmt: skip
     add("--no-plot", action="store_true", dest="no_plot", help="draw no pictures")
     add("--quiet", action="store_true", help="print nothing but errors")
-
-
-def add_column_option(add: Any) -> None:
-    """The option that maps column names, for commands that read rollouts."""
-    add("--column", action="append", type=named, default=[], metavar="OURS=THEIRS", dest="columns",
-        help="a column of another name, such as tokens=completion_tokens; repeatable")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -110,9 +108,10 @@ def run(options: argparse.Namespace) -> int:
     from clearopt.replay import replay
     from clearopt.replay.text import show
 
+    processes = options.processes or (os.cpu_count() or 1)
     narrator = Narrator.silent() if options.quiet else Narrator()
     traces = read_rollouts(options.file, columns=dict(options.columns))
-    report = replay(traces, settings, out=out, narrator=narrator)
+    report = replay(traces, settings, out=out, narrator=narrator, processes=processes)
     show(report, narrator.console)
     if out is not None:
         _write(report, out, narrator, pictures=not options.no_plot)

@@ -4,9 +4,19 @@
 `collect_rollouts` records rollouts of a model of your own through vLLM.
 """
 
+from clearopt.replay.collect import collect_rollouts
 from clearopt.replay.report import Report, Row
 from clearopt.replay.run import replay
 from clearopt.replay.settings import Settings
 from clearopt.replay.streams import MIXES, Stream, sample_stream
 
-__all__ = ["MIXES", "Report", "Row", "Settings", "Stream", "replay", "sample_stream"]
+__all__ = [
+    "MIXES",
+    "Report",
+    "Row",
+    "Settings",
+    "Stream",
+    "collect_rollouts",
+    "replay",
+    "sample_stream",
+]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clearopt.calibration import Traces, read_rollouts
-from clearopt.calibration.traces import COLUMNS, write_rollouts
+from clearopt.calibration.traces import write_rollouts
 from clearopt.confirmation.journal import Journal, model_fingerprint
 from clearopt.confirmation.narrator import Narrator
 from clearopt.errors import DeclarationError
+from clearopt.tables import format_of
 
 if TYPE_CHECKING:
-    from clearopt.serving import Engine
+    from clearopt.serving import Engine, Generation
 
 Verifier = Callable[[str, str], bool]
 """From a query's label and an answer's text to whether it is right."""
@@ -65,14 +66,15 @@ def collect_rollouts(
         DeclarationError: there is no prompt, or a number is out of range.
         MissingExtraError: vLLM or polars is not installed.
     """
+    path = Path(path)
+    format_of(path)  # fail before the work rather than after it
     for name, value in (("samples", samples), ("longest", longest)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise DeclarationError(f"{name} = {value!r}: must be a whole number of at least 1")
     if not prompts:
         raise DeclarationError("prompts: there is none; give a mapping from labels to prompts")
     narrator = narrator or Narrator.silent()
-    path = Path(path)
-    engine = engine if hasattr(engine, "generate") else _made(engine, seed)
+    engine = _made(engine, seed) if isinstance(engine, str | Path) else engine
     queries = [query for query in prompts for _ in range(samples)]
     seeds = np.random.default_rng([seed, 3]).integers(_SEEDS, size=len(queries))
     journal = Journal(
@@ -87,46 +89,47 @@ def collect_rollouts(
             "seed": seed,
         },
     )
-    rows: list[dict[str, Any]] = []
+    found: dict[str, list[Any]] = {"tokens": [], "finished": [], "correct": []}
     starts = range(0, len(queries), _BATCH)
     with narrator.progress(f"generating {len(queries)} answers", len(starts)) as advance:
         for start in starts:
-            batch = slice(start, start + _BATCH)
+            asked = queries[start : start + _BATCH]
             key = f"answers from {start}"
-            found = journal.get(key)
-            if found is None:
+            batch = journal.get(key)
+            if batch is None:
                 answers = engine.generate(
-                    [prompts[query] for query in queries[batch]],
+                    [prompts[query] for query in asked],
                     longest,
-                    seeds[batch],
+                    seeds[start : start + _BATCH],
                     temperature,
                     stop=stop,
                 )
-                found = {
-                    "tokens": [answer.tokens for answer in answers],
-                    "finished": [answer.finished for answer in answers],
-                    "correct": [
-                        bool(answer.finished and verify(query, answer.text))
-                        for query, answer in zip(queries[batch], answers, strict=True)
-                    ],
-                }
-                journal.record(key, found)
-            rows += [
-                dict(zip(("tokens", "finished", "correct"), row, strict=True))
-                for row in zip(found["tokens"], found["finished"], found["correct"], strict=True)
-            ]
+                batch = _verified(asked, answers, verify)
+                journal.record(key, batch)
+            for name, values in found.items():
+                values += batch[name]
             advance()
-    labels = {
-        "benchmark": benchmark or path.name.split(".")[0],
-        "model": model or Path(engine.model).name,
+    columns: dict[str, Sequence[Any]] = {
+        "benchmark": [benchmark or path.name.split(".")[0]] * len(queries),
+        "model": [model or Path(engine.model).name] * len(queries),
+        "query_id": queries,
+        "sample_id": [number % samples for number in range(len(queries))],
+        **found,
     }
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
-        full = {**labels, "query_id": query, "sample_id": number % samples, **row}
-        for name in COLUMNS:
-            columns[name].append(full[name])
-    write_rollouts(columns, path)
-    return read_rollouts(path)
+    return read_rollouts(write_rollouts(columns, path))
+
+
+def _verified(
+    queries: Sequence[str], answers: Sequence[Generation], verify: Verifier
+) -> dict[str, Any]:
+    return {
+        "tokens": [answer.tokens for answer in answers],
+        "finished": [answer.finished for answer in answers],
+        "correct": [
+            bool(answer.finished and verify(query, answer.text))
+            for query, answer in zip(queries, answers, strict=True)
+        ],
+    }
 
 
 def _made(model: Any, seed: int) -> Engine:

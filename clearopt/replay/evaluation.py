@@ -9,11 +9,11 @@ import numpy as np
 
 from clearopt.calibration import CalibrationError, Run
 from clearopt.confirmation.statistics import Resampled, Resampling
+from clearopt.prediction import Features
 from clearopt.replay.accounting import ACCOUNTINGS, Accounting, per_query, right_under
 from clearopt.replay.fitting import CaseCurves
 from clearopt.replay.frontier import efficient, normalised_area
 from clearopt.replay.policies import Plan, plan, runs_in
-from clearopt.replay.predicting import Features
 from clearopt.replay.report import Evaluated, FrontierLine, Row, RunFacts, Standing
 from clearopt.replay.settings import Settings
 from clearopt.replay.splits import SAMPLE, Case, query_split, sample_split
@@ -131,7 +131,7 @@ def _plans(
     for fraction in settings.fractions:
         budget = int(fraction * ample + 1e-9)
         for policy in settings.policies:
-            if runs_in(policy, case.split, accounting.name):
+            if runs_in(policy, case.split, accounting.name, informed=curves.informed):
                 made = plan(
                     policy,
                     case,

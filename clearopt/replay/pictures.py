@@ -15,8 +15,8 @@ from clearopt.replay.text import ACCOUNTINGS
 # Okabe and Ito's colours; lines that may coincide differ in width, so that both are seen.
 _STYLES: dict[str, dict[str, Any]] = {
     "oracle": {"color": "#555555", "linestyle": (0, (2, 2)), "linewidth": 1.4, "marker": None},
-    "dual": {"color": "#004B87", "linewidth": 2.0, "marker": "o", "markersize": 5},
     "price": {"color": "#56B4E9", "linewidth": 5.0, "alpha": 0.6, "marker": None},
+    "dual": {"color": "#004B87", "linewidth": 2.0, "marker": "o", "markersize": 5},
     "dual-unpooled": {"color": "#009E73", "linewidth": 1.4, "marker": "v", "markersize": 5},
     "proportional": {"color": "#CC79A7", "linewidth": 1.4, "marker": "^", "markersize": 5},
     "time-share": {"color": "#D55E00", "linestyle": (0, (4, 2)), "linewidth": 1.6, "marker": "D",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "tale-ep": "the model's own estimate of what it needs",
     "price": "the price search alone, on the fitted curves (CLEAR)",
     "dual": "exact, on curves shrunk towards the population's",
+    "dual-informed": "as dual, but shrunk towards what the features predict of the query",
     "dual-unpooled": "exact, on each query's raw empirical curve",
     "dual-cumulative-surge": "exact, on cumulative surges of shared rate and scale",
     "dual-shifted-surge": "exact, on the paper's surges of shared rate and scale",
@@ -44,11 +45,11 @@ DESCRIPTIONS: Mapping[str, str] = {
 """Policy -> what it is, from the plainest up."""
 
 DEFAULT_POLICIES = (
-    "uniform", "time-share", "proportional", "tale-ep", "price", "dual", "dual-unpooled", "oracle",
+    "uniform", "time-share", "proportional", "tale-ep", "price", "dual", "dual-informed",
+    "dual-unpooled", "oracle",
 )  # fmt: skip
 
-ABLATIONS = tuple(name for name in DESCRIPTIONS if name.count("-") and name.startswith("dual-")
-                  and name != "dual-unpooled")  # fmt: skip
+ABLATIONS = ("dual-cumulative-surge", "dual-shifted-surge", "dual-triangular", "dual-quadratic")
 """The exact dual on other families of curves; under planned caps only."""
 
 SKIPPED: Mapping[str, str] = {
@@ -60,6 +61,7 @@ FAMILY_OF: Mapping[str, str] = {
     "proportional": "shrunk",
     "price": "shrunk",
     "dual": "shrunk",
+    "dual-informed": "informed",
     "dual-cumulative-surge": "cumulative-surge",
     "dual-shifted-surge": "shifted-surge",
     "dual-triangular": "triangular",
@@ -73,8 +75,9 @@ _SOLVERS = {"proportional": "proportional", "price": "price"}
 _NODES_FOR_STEPS = 1
 _STEP_TOLERANCE = 1e-4
 # Of fitted curves, the last of the gap is closed in a few nodes under planned caps; against cost
-# curves a node takes ten times as long. By nodes rather than seconds, so that a replay repeats.
-_NODES = {"planned": 200, "realised": 10}
+# curves a node takes ten times as long, and what it would close is spent afterwards. By nodes
+# rather than seconds, so that a replay repeats.
+_NODES = {"planned": 200, "realised": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +108,16 @@ class Plan:
         return self.share * float(np.mean(self.caps >= 1))
 
 
-CurvesOf = Callable[[str], Curves]
-"""From a kind of curves ("shrunk", "shifted-surge", ...) to the case's."""
+class CurvesOf(Protocol):
+    """The curves of a case, each made when first asked for."""
+
+    def __call__(self, kind: str) -> Curves:
+        """Those of a kind: "shrunk", "shifted-surge", ..."""
+        ...
+
+    def steps(self, accounting: Accounting, *, scored: bool) -> Steps:
+        """The empirical ones, of the scored rollouts or of those that may be looked at."""
+        ...
 
 
 def plan(
@@ -114,7 +125,7 @@ def plan(
     case: Case,
     accounting: Accounting,
     budget: int,
-    curves_of: CurvesOf,
+    curves: CurvesOf,
     *,
     seed: int = 0,
     time_limit: float = 20.0,
@@ -131,23 +142,26 @@ def plan(
         made = _time_share(case, accounting, budget)
     elif policy in ("dual-unpooled", "oracle"):
         seen = case.scored if policy == "oracle" else case.fitting
-        made = _by_steps(case.n, seen, accounting, budget, time_limit)
+        steps = curves.steps(accounting, scored=policy == "oracle")
+        made = _by_steps(steps, case.n, seen, accounting, budget, time_limit)
     else:
-        curves = curves_of(FAMILY_OF[policy])
-        made = _by_curves(policy, case, curves, accounting, budget, time_limit)
+        bought = curves(FAMILY_OF[policy])
+        made = _by_curves(policy, case, bought, accounting, budget, time_limit)
     return replace(made, seconds=time.perf_counter() - started)
 
 
-def runs_in(policy: str, split: str, accounting: str) -> bool:
-    """Whether a policy says anything in such a split and accounting.
+def runs_in(policy: str, split: str, accounting: str, *, informed: bool) -> bool:
+    """Whether a policy says anything in such a split and accounting, with features or without.
 
-    Raw curves of queries that nobody has run do not exist, and the ablations have no cost curve of
-    their own.
+    Of queries that nobody has run there are no raw curves, and features are all there is to go by;
+    the ablations have no cost curve of their own.
     """
     if policy in SKIPPED:
         return False
     if policy == "dual-unpooled":
         return split != QUERY
+    if policy == "dual-informed":
+        return split != QUERY and informed
     return policy not in ABLATIONS or accounting == "planned"
 
 
@@ -204,7 +218,7 @@ def _by_curves(
 ) -> Plan:
     problem = declare(curves, case.n, accounting, budget, _most(case, budget))
     solver = _SOLVERS.get(policy, "dual")
-    options = {"node_limit": _NODES[accounting.name]} if solver == "dual" else {}
+    options: dict[str, Any] = {"node_limit": _NODES[accounting.name]} if solver == "dual" else {}
     solution = problem.solve(solver=solver, time_limit=time_limit, **options)
     caps = _whole(solution, policy, budget)
     if solver == "dual":
@@ -215,10 +229,14 @@ def _by_curves(
 
 
 def _by_steps(
-    n: int, seen: Rollouts, accounting: Accounting, budget: int, time_limit: float
+    steps: Steps,
+    n: int,
+    seen: Rollouts,
+    accounting: Accounting,
+    budget: int,
+    time_limit: float,
 ) -> Plan:
     """The exact allocation on the empirical curves of `seen`: what is bought is their cost."""
-    steps = Steps.of(seen, n, accounting)
     paid = co.Allocation(n, upper=float(steps.costs.max()), name="tokens")
     problem = co.Problem(
         co.Maximize(co.sum(steps.utility()(paid))), [(co.sum(paid) <= budget).named(BUDGET)]
@@ -228,7 +246,7 @@ def _by_steps(
     )
     if solution.allocation is None:
         raise _nothing_found(solution, "steps", budget)
-    caps = steps.caps_for(solution.allocation).astype(np.int64)
+    caps = steps.caps_for(np.asarray(solution.allocation, dtype=np.float64)).astype(np.int64)
     charged = partial(accounting.total, seen)
     caps = spend_left(caps, charged, budget, planned=accounting.name == "planned")
     expected = float(right_under(seen, caps.astype(np.float64), n).mean())

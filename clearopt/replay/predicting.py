@@ -1,38 +1,16 @@
-"""What curves of unseen queries are predicted from: a table of features, or other models' rollouts.
-
-Another model's rollouts say how long and how hard a query is: of each query the mean logarithm of
-its answers' lengths and the logit of the share that is right, both within that model, are features.
-"""
+"""What curves of unseen queries are predicted from: a table, or other models' rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from clearopt.calibration import Rollouts, Run, Traces
 from clearopt.errors import DeclarationError
-from clearopt.replay.accounting import per_query
+from clearopt.prediction import Features, read_features, rollout_features
 from clearopt.replay.settings import OTHERS, Settings
-from clearopt.tables import read_table
 from clearopt.validation import FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Numbers by query.
-
-    Attributes:
-        names: (d,) what the columns are.
-        values: (n, d), finite; a query the source does not know has a column's mean.
-        source: where they come from, for a report.
-    """
-
-    names: tuple[str, ...]
-    values: FloatArray
-    source: str
 
 
 def features_for(run: Run, traces: Traces, settings: Settings) -> Features:
@@ -43,59 +21,14 @@ def features_for(run: Run, traces: Traces, settings: Settings) -> Features:
     """
     found = []
     if settings.features is not None:
-        found.append(_from_table(run, Path(settings.features)))
+        found.append(read_features(Path(settings.features), run.queries))
     if settings.predict_from is not None:
         found.append(_from_models(run, traces, settings.predict_from))
-    return Features(
-        tuple(name for each in found for name in each.names),
-        np.hstack([each.values for each in found]),
-        " and ".join(each.source for each in found),
-    )
-
-
-def _from_table(run: Run, path: Path) -> Features:
-    """The numeric columns of a table with a column `query_id` (and `benchmark`, where it helps)."""
-    table = read_table(path)
-    table.require_column("query_id", "which query a row describes")
-    labels = table.labels("query_id")
-    rows = range(table.rows)
-    if "benchmark" in table.columns:
-        benchmarks = table.labels("benchmark")
-        rows = [row for row in rows if benchmarks[row] == run.benchmark]
-    place: dict[str, int] = {}
-    for row in rows:
-        if place.setdefault(labels[row], row) != row:
-            raise table.error(
-                row, "query_id",
-                f"{labels[row]!r} stands already on {table.place(place[labels[row]])}; a column "
-                "'benchmark' tells queries of one name apart",
-            )  # fmt: skip
-    known = [i for i, query in enumerate(run.queries) if query in place]
-    if not known:
-        raise DeclarationError(
-            f"{path}: describes none of the queries of {run.name} (such as {run.queries[0]!r})"
-        )
-    names, columns = [], []
-    taken = np.array([place[run.queries[i]] for i in known])
-    for column in table.columns:
-        if column in ("query_id", "benchmark", "model"):
-            continue
-        try:
-            numbers = table.numbers(column)[taken]
-        except DeclarationError:
-            continue  # labels, or a column with gaps
-        if np.ptp(numbers) > 0:
-            names.append(column)
-            columns.append(_filled(numbers, known, run.n))
-    if not columns:
-        raise DeclarationError(
-            f"{path}: no column beside query_id holds a finite number for each of the queries of "
-            f"{run.name} and tells them apart"
-        )
-    return Features(tuple(names), np.stack(columns, axis=1), str(path))
+    return found[0].joined(*found[1:])
 
 
 def _from_models(run: Run, traces: Traces, wanted: str) -> Features:
+    """How long and how hard the queries are to another model, or to several on average."""
     others = [
         other
         for other in traces.runs()
@@ -107,42 +40,29 @@ def _from_models(run: Run, traces: Traces, wanted: str) -> Features:
         if wanted == run.model:
             raise DeclarationError(f"{run.name}: a model is not predicted from itself")
         raise DeclarationError(f"{run.name}: there are no rollouts of {wanted} on these queries")
-    columns = [_of_model(run, other) for other in others]
-    # Several models are averaged: each is a noisy view of the same difficulty.
-    with np.errstate(invalid="ignore"):
-        seen = ~np.isnan(np.stack(columns))
-        total = np.where(seen, np.stack(columns), 0.0).sum(axis=0)
-        count = seen.sum(axis=0)
-    known = np.flatnonzero(count[:, 0])
-    if known.size < 2:
+    total, models = np.zeros((run.n, 3)), np.zeros(run.n)
+    for other in others:
+        values, known = _of_model(run, other)
+        if not known.any():
+            continue
+        # Each model around its own mean: what is averaged is how queries differ.
+        total = total + np.where(known[:, None], values - values[known].mean(axis=0), 0.0)
+        models += known
+    if np.count_nonzero(models) < 2:
         raise DeclarationError(f"{run.name}: {wanted} answered fewer than two of these queries")
-    values = total[known] / count[known]
-    return Features(
-        ("log_length", "solved"),
-        np.stack([_filled(values[:, k], known, run.n) for k in range(2)], axis=1),
-        f"the rollouts of {len(others)} other models" if wanted == OTHERS else f"{wanted}",
-    )
+    names = tuple(f"{wanted} {what}" for what in ("log length", "log odds", "log spread"))
+    return Features(names, total / np.maximum(models, 1.0)[:, None])
 
 
-def _of_model(run: Run, other: Run) -> FloatArray:
-    """(n, 2) mean log length and logit of the share right, centred within the model; else NaN."""
-    place = {query: i for i, query in enumerate(other.queries)}
-    where = np.array([place.get(query, -1) for query in run.queries])
-    measured = _difficulty(other.rollouts, other.n)
-    values = np.full((run.n, 2), np.nan)
-    values[where >= 0] = (measured - measured.mean(axis=0))[where[where >= 0]]
-    return values
-
-
-def _difficulty(rollouts: Rollouts, n: int) -> FloatArray:
-    counts = np.bincount(rollouts.query, minlength=n)
-    solved = np.bincount(rollouts.query, weights=rollouts.solved, minlength=n)
-    length = per_query(rollouts, np.log(np.maximum(rollouts.tokens, 1.0)), n)
-    return np.stack([length, np.log((solved + 0.5) / (counts - solved + 0.5))], axis=1)
-
-
-def _filled(values: FloatArray, known: Sequence[int] | FloatArray, n: int) -> FloatArray:
-    """(n,) the values where they are known, their mean elsewhere."""
-    column = np.full(n, values.mean())
-    column[np.asarray(known, dtype=np.intp)] = values
-    return column
+def _of_model(run: Run, other: Run) -> tuple[FloatArray, np.ndarray]:
+    """(n, 3) features of the run's queries by the other's rollouts, and which it has answered."""
+    place = {query: i for i, query in enumerate(run.queries)}
+    number = np.array([place.get(query, -1) for query in other.queries], dtype=np.intp)
+    theirs = other.rollouts
+    query = number[theirs.query]
+    kept = query >= 0
+    if not kept.any():
+        return np.zeros((run.n, 3)), np.zeros(run.n, dtype=bool)
+    seen = Rollouts(query[kept], theirs.tokens[kept], theirs.correct[kept], theirs.finished[kept])
+    known = np.bincount(seen.query, minlength=run.n) > 0
+    return rollout_features(seen, run.n).values, known

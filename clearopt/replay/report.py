@@ -261,7 +261,8 @@ def _over_models(group: Sequence[tuple[Row, Standing]]) -> dict[str, Any]:
         "oracle": median(oracles) if oracles else None,
         "ratio": median(ratios) if ratios else None,
         "least_ratio": min(ratios, default=None),
-        "above": sum((row.ratio_low or 0.0) > 1 for row, _ in group),
+        # No lower limit: uniform got nothing right, and this policy did.
+        "above": sum(row.ratio_low is None or row.ratio_low > 1 for row, _ in group),
         "below": sum(row.ratio_high is not None and row.ratio_high < 1 for row, _ in group),
         "over_time_share": median(over) if over else None,
         "gain_share": median(shares) if shares else None,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,16 @@ from clearopt.confirmation.journal import Journal
 from clearopt.confirmation.narrator import Narrator
 from clearopt.confirmation.report import installed_versions
 from clearopt.errors import DeclarationError
+from clearopt.prediction import Features
 from clearopt.replay.evaluation import evaluate
 from clearopt.replay.policies import SKIPPED
 from clearopt.replay.predicting import features_for
 from clearopt.replay.report import Evaluated, Report, summarised
 from clearopt.replay.settings import Settings
 from clearopt.replay.splits import QUERY, SAMPLE, require_two_queries, require_two_samples
+
+Job = tuple[Run, str]
+"""A run and a split."""
 
 
 def replay(
@@ -26,6 +35,7 @@ def replay(
     *,
     out: Path | None = None,
     narrator: Narrator | None = None,
+    processes: int = 1,
 ) -> Report:
     """Evaluate every policy over the budgets on recorded rollouts.
 
@@ -35,6 +45,8 @@ def replay(
             the settings allow.
         out: a folder where a journal is kept, from which an interrupted replay is taken up.
         narrator: tells what happens as it happens; silent by default.
+        processes: how many runs are evaluated at a time; with more than one, a script needs its
+            `if __name__ == "__main__":`.
 
     Returns:
         The report; incomplete (`complete` False) if it was interrupted. A run that cannot be
@@ -49,22 +61,23 @@ def replay(
     traces = rollouts if isinstance(rollouts, Traces) else read_rollouts(rollouts)
     runs = traces.matching(settings.benchmark, settings.model)
     journal = Journal(out, _configuration(traces, settings))
-    jobs = [(run, split) for run in runs for split in settings.splits]
-    found: list[Evaluated] = []
     notes = list(traces.notes)
     if not settings.predicts and QUERY in settings.splits:
         notes.append(
             "no query split: there is nothing to predict an unseen query's curve from; give "
             "--features FILE or --predict-from MODEL"
         )
+    splits = [split for split in settings.splits if split == SAMPLE or settings.predicts]
+    jobs = [(run, split) for run in runs for split in splits]
+    found: list[Evaluated] = []
     complete = False
     try:
         with narrator.progress(f"replaying {len(runs)} runs", len(jobs)) as advance:
-            for run, split in jobs:
-                try:
-                    found += _results(run, split, traces, settings, journal)
-                except (CalibrationError, DeclarationError) as reason:
-                    notes.append(_about(run, split, reason))
+            for outcome in _outcomes(jobs, traces, settings, journal, processes):
+                if isinstance(outcome, Evaluated):
+                    found.append(outcome)
+                else:
+                    notes.append(outcome)
                 advance()
         complete = True
     except KeyboardInterrupt:
@@ -72,30 +85,79 @@ def replay(
     return _report(traces, settings, found, tuple(dict.fromkeys(notes)), complete)
 
 
-def _results(
-    run: Run, split: str, traces: Traces, settings: Settings, journal: Journal
-) -> Iterator[Evaluated]:
-    """One result, or none where the settings leave the split nothing to predict from."""
-    if split == QUERY and not settings.predicts:
+def _outcomes(
+    jobs: Sequence[Job], traces: Traces, settings: Settings, journal: Journal, processes: int
+) -> Iterator[Evaluated | str]:
+    """What became of each job, in their order: a result, or why there is none."""
+    refused: dict[Job, str] = {}
+    later: dict[Job, Callable[[], Evaluated]] = {}
+    with _workers(min(processes, len(jobs))) as start:
+        for job in jobs:
+            if journal.get(_key(job)) is None:
+                try:
+                    features = _prepared(*job, traces, settings)
+                except DeclarationError as reason:
+                    refused[job] = _about(job, reason)
+                else:
+                    later[job] = start(evaluate, *job, settings, features)
+        for job in jobs:
+            if job in later:
+                try:
+                    journal.record(_key(job), later[job]().to_dict())
+                except (CalibrationError, DeclarationError) as reason:
+                    refused[job] = _about(job, reason)
+            known = journal.get(_key(job))
+            yield refused[job] if known is None else Evaluated.from_dict(known)
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Callable[..., Callable[[], Evaluated]]]:
+    """A function that starts a call, and gives one that waits for what it returns.
+
+    With one process the call is made in this one, when it is waited for.
+    """
+    if processes < 2:
+        yield partial
         return
-    key = f"{run.benchmark} {run.model} {split}"
-    known = journal.get(key)
-    if known is None:
-        if split == SAMPLE:
-            require_two_samples(run)
-            features = None
-        else:
-            require_two_queries(run)
-            features = features_for(run, traces, settings)
-        result = evaluate(run, split, settings, features)
-        journal.record(key, result.to_dict())
-        known = journal.get(key)
-    assert known is not None
-    yield Evaluated.from_dict(known)
+    before = set(multiprocessing.active_children())
+    # Workers begin afresh, for JAX does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_heed_no_interrupt)
+    try:
+        yield lambda *call: pool.submit(*call).result
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()  # in the middle of a run, which would go on for minutes
+        raise
 
 
-def _about(run: Run, split: str, reason: Exception) -> str:
-    said = str(reason)
+def _heed_no_interrupt() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent answers for all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _prepared(run: Run, split: str, traces: Traces, settings: Settings) -> Features | None:
+    """Raise unless the split is possible; the features, where there are any."""
+    (require_two_samples if split == SAMPLE else require_two_queries)(run)
+    if not settings.predicts:
+        return None
+    try:
+        return features_for(run, traces, settings)
+    except DeclarationError:
+        if split == SAMPLE:  # which can do without
+            return None
+        raise
+
+
+def _key(job: Job) -> str:
+    run, split = job
+    return f"{run.benchmark} {run.model} {split}"
+
+
+def _about(job: Job, reason: Exception) -> str:
+    (run, split), said = job, str(reason)
     return said if said.startswith(run.name) else f"{run.name}, {split} split: {said}"
 
 

@@ -9,7 +9,6 @@ from clearopt.replay.fitting import CaseCurves
 from clearopt.replay.policies import (
     ABLATIONS,
     DEFAULT_POLICIES,
-    SKIPPED,
     plan,
     runs_in,
     spend_left,
@@ -31,7 +30,9 @@ def curves(case):
 
 
 @pytest.mark.parametrize("accounting", [PLANNED, REALISED], ids=lambda a: a.name)
-@pytest.mark.parametrize("policy", [p for p in DEFAULT_POLICIES if p not in SKIPPED])
+@pytest.mark.parametrize(
+    "policy", [p for p in DEFAULT_POLICIES if runs_in(p, "sample", "planned", informed=False)]
+)
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_a_plan_keeps_to_its_budget_by_what_it_was_given(
     policy, accounting, fraction, case, curves
@@ -96,8 +97,9 @@ def test_what_is_left_over_goes_to_the_funded():
 def test_ablations_are_for_planned_caps(case, curves):
     budget = int(0.3 * PLANNED.ample(case.fitting, case.n))
     for policy in ABLATIONS:
-        assert runs_in(policy, "sample", "planned")
-        assert not runs_in(policy, "sample", "realised")
+        assert runs_in(policy, "sample", "planned", informed=False)
+        assert not runs_in(policy, "sample", "realised", informed=False)
         assert plan(policy, case, PLANNED, budget, curves).caps.sum() <= budget
-    assert not runs_in("dual-unpooled", "query", "planned")
-    assert not runs_in("tale-ep", "sample", "planned")
+    assert not runs_in("dual-unpooled", "query", "planned", informed=True)
+    assert not runs_in("dual-informed", "sample", "planned", informed=False)
+    assert not runs_in("tale-ep", "sample", "planned", informed=True)

@@ -74,8 +74,10 @@ def test_budgets_of_planned_caps_are_met_to_the_token(report):
 
 
 def test_summaries_are_over_the_models(report):
-    one = next(s for s in report.summaries
-               if (s.split, s.accounting, s.policy, s.fraction) == ("sample", "planned", "dual", 0.1))  # fmt: skip
+    wanted = ("sample", "planned", "dual", 0.1)
+    (one,) = (
+        s for s in report.summaries if (s.split, s.accounting, s.policy, s.fraction) == wanted
+    )
     assert one.models == 2
     mine = [report.row("dual", 0.1, split="sample", accounting="planned", model=model)
             for model in ("small", "larger")]  # fmt: skip
@@ -224,7 +226,7 @@ def test_features_from_a_table(traces, tmp_path):
     assert dual.accuracy > share.accuracy
     twice = write(tmp_path / "twice.csv", [*table, table[0]])
     report = replay(traces, Settings(features=str(twice), splits=("query",), **FAST))
-    assert any("line 32, column 'query_id': 'q0' stands already" in note for note in report.notes)
+    assert any("line 32, column 'query_id': query 'q0' stands already" in note for note in report.notes)
 
 
 def test_what_settings_refuse():
@@ -240,3 +242,11 @@ def test_what_settings_refuse():
         with pytest.raises(co.DeclarationError, match=said):
             Settings(**options)
     assert Settings(policies=("dual",)).policies == ("uniform", "time-share", "dual")
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_report(traces):
+    settings = Settings(splits=("sample",), policies=("dual",), **FAST)
+    assert strip_seconds(replay(traces, settings, processes=2)) == strip_seconds(
+        replay(traces, settings)
+    )
