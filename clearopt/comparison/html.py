@@ -55,7 +55,7 @@ def page(comparison: Comparison, title: str) -> str:
         f"<h1>{escape(title)}</h1>",
         _verdict(comparison, instances),
         legend(order),
-        section("Solvers", table(HEADER, totals_of(comparison), words=1)),
+        section("Solvers", table(HEADER, totals_of(comparison), words=HEADER[:1])),
         section("How far from the best bound", _distances(instances, order),
                  "Each allocation's objective against the tightest proven bound of all solvers; "
                  f"what is below {_LEAST_GAP:g} is drawn there."),
