@@ -226,7 +226,9 @@ def test_features_from_a_table(traces, tmp_path):
     assert dual.accuracy > share.accuracy
     twice = write(tmp_path / "twice.csv", [*table, table[0]])
     report = replay(traces, Settings(features=str(twice), splits=("query",), **FAST))
-    assert any("line 32, column 'query_id': query 'q0' stands already" in note for note in report.notes)
+    assert any(
+        "line 32, column 'query_id': query 'q0' stands already" in note for note in report.notes
+    )
 
 
 def test_what_settings_refuse():
