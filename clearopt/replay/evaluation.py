@@ -80,10 +80,12 @@ def evaluate(
     tallies: dict[Key, _Tally] = {}
     amples: dict[str, list[float]] = {name: [] for name in settings.accountings}
     ample_caps: list[int] = []
+    uncapped: list[float] = []
     warnings: dict[str, None] = {}
     for case in cases(run, split, settings):
         curves = CaseCurves(case, features, settings.predictor, settings.seed)
         ample_caps.append(case.fitting.ample_cap())
+        uncapped.append(float(right_under(case.scored, np.full(case.n, np.inf), case.n).mean()))
         for name in settings.accountings:
             accounting = ACCOUNTINGS[name]
             ample = accounting.ample(case.fitting, case.n)
@@ -99,7 +101,7 @@ def evaluate(
         split=split,
         queries=run.n,
         samples=len(run.rollouts),
-        uncapped=float(run.rollouts.solved.mean()),
+        uncapped=_mean(uncapped),
         ample_cap=float(np.mean(ample_caps)),
         ample={name: float(np.mean(values)) for name, values in amples.items()},
         stream=settings.length if settings.stream is not None else None,

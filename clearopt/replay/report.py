@@ -91,7 +91,7 @@ class RunFacts:
 
     Attributes:
         queries, samples: how many queries, and rollouts of all of them.
-        uncapped: share of the rollouts that are right without a cap.
+        uncapped: accuracy of the scored answers without a cap.
         ample_cap: tokens; the mean over the draws.
         ample: accounting -> tokens that are ample for all the queries together.
         stream: length of the streams drawn, or None.
@@ -226,10 +226,10 @@ class Report:
             raise KeyError((policy, fraction, where, f"{len(found)} rows"))
         return found[0]
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: str | Path) -> Path:
         """Write `folder/report.json`, all or nothing; returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         with written_whole(path) as file:
             file.write(text.encode() + b"\n")

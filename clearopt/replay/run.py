@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,8 @@ from clearopt.replay.predicting import features_for
 from clearopt.replay.report import Evaluated, Report, summarised
 from clearopt.replay.settings import Settings
 from clearopt.replay.splits import QUERY, SAMPLE, require_two_queries, require_two_samples
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Job = tuple[Run, str]
 """A run and a split."""
@@ -124,13 +127,28 @@ def _workers(processes: int) -> Iterator[Callable[..., Callable[[], Evaluated]]]
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_heed_no_interrupt)
     try:
-        yield lambda *call: pool.submit(*call).result
+        with _one_thread_each():
+            yield lambda *call: pool.submit(*call).result
         pool.shutdown()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # in the middle of a run, which would go on for minutes
         raise
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile do their linear algebra in one thread: several would only wait
+    for each other, at the cost of the other processes."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update({name: value or "1" for name, value in before.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
 
 
 def _heed_no_interrupt() -> None:

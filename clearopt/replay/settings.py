@@ -86,6 +86,8 @@ class Settings:
             )
         if self.stream is not None and self.stream not in MIXES:
             raise DeclarationError(f"stream {self.stream!r}: known are {', '.join(MIXES)}")
+        if self.features is not None:
+            object.__setattr__(self, "features", str(self.features))
         self._choose("policies", DESCRIPTIONS, _BASELINES)
         self._choose("accountings", ACCOUNTINGS, ())
         self._choose("splits", (SAMPLE, QUERY), ())
