@@ -45,7 +45,7 @@ from clearopt.calibration.population import Population, Posterior, fit_populatio
 from clearopt.calibration.predictive import Curves, predictive
 from clearopt.calibration.priors import centre_and_width, wide_law
 from clearopt.calibration.rollouts import CalibrationError, Rollouts
-from clearopt.calibration.separate import Estimates, at_bound, separate_estimates
+from clearopt.calibration.separate import Estimates, at_bound, separate_estimates, within_stretch
 from clearopt.errors import DeclarationError
 from clearopt.validation import FloatArray, require
 
@@ -221,7 +221,9 @@ def _partial(task: _Task, label: Any, members: NDArray[np.intp], rollouts: Rollo
     law, design = LAWS[task.family], task.design[members]
     answers = Answers.arranged(law, rollouts, members.size, wide_law(rollouts))
     centre, width = centre_and_width(law, rollouts, design.shape[1])
-    population = fit_population(answers, design, centre, width, task.free == "threshold")
+    population = fit_population(
+        answers, design, centre, width, task.free == "threshold", within_stretch(answers)
+    )
     posterior = population.posterior(answers, design)
     stretch = population.parameters.stretch
     agreement = math.inf if population.shared else math.exp(population.parameters.log_agreement)

@@ -46,6 +46,7 @@ class Law:
     """A law of length over (u, v); y is a log-length, arrays broadcast."""
 
     name: str
+    smooth = True  # whether the density has neither a jump nor a kink
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         """log f, as a density in y."""
@@ -94,6 +95,7 @@ class CumulativeSurgeLaw(Law):
     """T = e^u + Gamma(2, e^-v): threshold e^u, rate e^-v."""
 
     name = "cumulative-surge"
+    smooth = False
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         x = np.maximum(_past(y, u, v), _FLOOR)
@@ -113,6 +115,7 @@ class ShiftedSurgeLaw(Law):
     """
 
     name = "shifted-surge"
+    smooth = False
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         x = _past(y, u, v)

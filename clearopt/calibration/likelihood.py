@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, gammaln, logsumexp
+from scipy.special import digamma, gammaln
 
 from clearopt.calibration.laws import Law, Wide
 from clearopt.calibration.rollouts import Rollouts
@@ -213,7 +213,7 @@ class BetaChance:
             return plain
         mixed = self.answers.mixed
         total = np.array(np.broadcast_to(plain, (plain.shape[0], *self.e.shape[1:3])))
-        total[mixed] = logsumexp(self._terms(power), axis=-1)
+        total[mixed] = _log_total(self._terms(power))[..., 0]
         return total
 
     def slopes(self) -> tuple[FloatArray, FloatArray]:
@@ -224,7 +224,7 @@ class BetaChance:
         mixed, shape = self.answers.mixed, (in_a.shape[0], *self.e.shape[1:3])
         in_a, in_b = (np.array(np.broadcast_to(x, shape)) for x in (in_a, in_b))
         terms = self._terms(0)
-        weight = np.exp(terms - logsumexp(terms, axis=-1, keepdims=True))
+        weight = np.exp(terms - _log_total(terms))
         each = _ratio_slopes(*self._mixed_arguments(0))
         in_a[mixed], in_b[mixed] = ((weight * x).sum(axis=-1) for x in each)
         return in_a, in_b
@@ -249,6 +249,12 @@ class BetaChance:
     def _terms(self, power: int) -> FloatArray:
         assert self.e is not None
         return self.e + _log_ratio(*self._mixed_arguments(power))
+
+
+def _log_total(terms: FloatArray) -> FloatArray:
+    """log of the sum of exp(terms) over the last axis, which is kept."""
+    top = terms.max(axis=-1, keepdims=True)
+    return top + np.log(np.exp(terms - top).sum(axis=-1, keepdims=True))
 
 
 def _log_ratio(a: FloatArray, b: FloatArray, k: FloatArray, w: FloatArray) -> FloatArray:

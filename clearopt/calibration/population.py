@@ -22,7 +22,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from clearopt.calibration.likelihood import Answers, BetaChance
@@ -30,8 +29,14 @@ from clearopt.validation import FloatArray
 
 _LOCATION_NODES, _SHAPE_NODES, _SHAPE_NODES_OF_MANY = 7, 5, 3
 _MANY = 1000  # queries from which a coarser rule for the shape does
-_ROUNDS = 6  # of placing nodes and climbing; two or three are needed
-_SETTLED = 0.02  # change of the parameters, in standard errors
+_STEPS = 60  # of climbing; ten are usual
+_REACH = 0.5  # of a step, in deviations of the priors
+_PATIENCE = 8  # steps without getting closer, where a law with kinks makes the gradient rough
+_LEAST_SHARE = 0.1  # of the step that scoring proposes
+_SETTLED = 0.03  # what is left to climb, in standard errors
+_TURNS, _TURNS_OF_A_STEP = 12, 2  # of moving the nodes: from afar, and after a step
+_STILL = 0.2  # move of the nodes, in posterior deviations
+_SHRINK = 0.5  # nodes come together by this much at a time
 _LEAST_DEVIATION = 1e-4  # of a posterior, so that nodes never coincide
 _STEP = 1e-4  # of differences, in the parameters (all of them are of the order of 1)
 _SURE = 15.0  # greatest logit of a mean chance
@@ -123,48 +128,52 @@ class Population:
     def posterior(self, answers: Answers, design: FloatArray) -> Posterior:
         """What the population, covariates (n, d) and their answers say of n queries."""
         integral = _Integral(answers, design, self.shared)
-        nodes = integral.settled(self.vector, integral.first_nodes(self.vector), turns=6)
+        nodes = integral.settled(self.vector, integral.first_nodes(self.vector))
         return integral.posterior(self.vector, nodes)
 
 
 def fit_population(
-    answers: Answers, design: FloatArray, centre: FloatArray, width: FloatArray, shared: bool
+    answers: Answers,
+    design: FloatArray,
+    centre: FloatArray,
+    width: FloatArray,
+    shared: bool,
+    stretch: float = 0.0,
 ) -> Population:
-    """Maximise the marginal likelihood times the priors N(centre, width^2)."""
+    """Maximise the marginal likelihood times the priors N(centre, width^2).
+
+    `stretch` is where its search starts: a good start saves most of the way, as every query's
+    location moves with it.
+    """
     integral = _Integral(answers, design, shared)
-    vector = centre
-    nodes = integral.settled(vector, integral.first_nodes(vector), turns=4)
-    for _ in range(_ROUNDS):
-        # In units of the standard errors by the scores' outer product: few steps are needed then.
+    vector = centre.copy()
+    vector[parameter_names(design.shape[1]).index("stretch")] = stretch
+    nodes = integral.settled(vector, integral.first_nodes(vector))
+    before, share, least, patience = math.inf, 1.0, math.inf, 0
+    for _ in range(_STEPS):
+        # Scoring with the outer product of the queries' scores for the information (Berndt, Hall,
+        # Hall and Hausman, Annals of Economic and Social Measurement 3, 1974). There is no line
+        # search: the value of a sum over nodes is less exact than its gradient.
         _, scores = integral.value_and_scores(vector, nodes)
-        information = scores.T @ scores + np.diag(width**-2.0)
-        unit = np.linalg.inv(np.linalg.cholesky(information)).T
-
-        def loss(
-            step: FloatArray,
-            start: FloatArray = vector,
-            nodes: _Nodes = nodes,
-            unit: FloatArray = unit,
-        ) -> tuple[float, FloatArray]:
-            at = start + unit @ step
-            value, scores = integral.value_and_scores(at, nodes)
-            off = (at - centre) / width
-            return float(0.5 * off @ off) - value, unit.T @ (off / width - scores.sum(axis=0))
-
-        found = minimize(
-            loss,
-            np.zeros(vector.size),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-8.0, 8.0)] * vector.size,
-            options={"maxiter": 40, "gtol": 5e-3, "ftol": 1e-9},
-        )
-        vector = vector + unit @ found.x
-        nodes = integral.settled(vector, nodes, turns=2)
-        if np.max(np.abs(found.x)) < _SETTLED:
+        slope = scores.sum(axis=0) - (vector - centre) / width**2
+        step = np.linalg.solve(scores.T @ scores + np.diag(width**-2.0), slope)
+        left = math.sqrt(max(float(slope @ step), 0.0))  # in standard errors
+        patience = 0 if left < 0.9 * least else patience + 1
+        least = min(least, left)
+        if left < _SETTLED or patience > _PATIENCE:
             break
-    value, _ = integral.value_and_scores(vector, nodes)
-    information = integral.information(vector, nodes) + np.diag(width**-2.0)
+        share = max(0.5 * share, _LEAST_SHARE) if left > before else min(1.5 * share, 1.0)
+        before = left
+        step *= min(share, _REACH / float(np.max(np.abs(step) / width)))
+        vector = vector + step
+        nodes = integral.settled(vector, nodes, turns=_TURNS_OF_A_STEP)
+    nodes = integral.settled(vector, nodes)
+    value, scores = integral.value_and_scores(vector, nodes)
+    if answers.law.smooth:
+        information = integral.information(vector, nodes)
+    else:
+        information = scores.T @ scores
+    information += np.diag(width**-2.0)
     return Population(vector, _inverse(information), design.shape[1], shared, value)
 
 
@@ -174,11 +183,16 @@ def _inverse(information: FloatArray) -> FloatArray:
 
 
 class _Nodes(NamedTuple):
-    """u (n, K, 1), v (n, K, L) and weights: sum(exp(log_joint + log_weight)) is the integral."""
+    """u (n, K, 1), v (n, K, L) and weights: sum(exp(log_joint + log_weight)) is the integral.
+
+    `mean` and `deviation`, (n, 2), are where they were placed.
+    """
 
     u: FloatArray
     v: FloatArray
     log_weight: FloatArray
+    mean: FloatArray
+    deviation: FloatArray
 
 
 class _Joint(NamedTuple):
@@ -226,29 +240,43 @@ class _Integral:
         covariance[:, 1, 1] = np.minimum(math.exp(2 * p.log_shape_deviation), 1.0 / (1.0 + count))
         return self._placed(np.column_stack([centre, np.full(centre.size, p.shape)]), covariance)
 
-    def settled(self, vector: FloatArray, nodes: _Nodes, turns: int) -> _Nodes:
-        """Nodes moved to each query's posterior mean and covariance, some times over."""
+    def settled(self, vector: FloatArray, nodes: _Nodes, turns: int = _TURNS) -> _Nodes:
+        """Nodes moved to each query's posterior mean and covariance, until they hardly move."""
         for _ in range(turns):
             weight = _normalised(self._joint(vector, nodes).total + nodes.log_weight)
             points = np.stack(np.broadcast_arrays(nodes.u, nodes.v), axis=-1)
             mean = np.einsum("nkl,nklc->nc", weight, points)
             off = points - mean[:, None, None]
             covariance = np.einsum("nkl,nklc,nkld->ncd", weight, off, off)
+            moved = np.abs(mean - nodes.mean) / nodes.deviation
+            # Nodes far from the mass see all of it at their edge: they must not shrink to a point.
+            short = np.maximum(
+                _SHRINK
+                * nodes.deviation
+                / np.sqrt(np.maximum(np.einsum("ncc->nc", covariance), 1e-300)),
+                1.0,
+            )
+            covariance *= short[:, :, None] * short[:, None, :]
             nodes = self._placed(mean, covariance)
+            if moved.max() < _STILL and (short <= 1.0).all():
+                break
         return nodes
 
     def _placed(self, mean: FloatArray, covariance: FloatArray) -> _Nodes:
         (x, log_x), (y, log_y) = self.rule
-        first = np.sqrt(np.maximum(covariance[:, 0, 0], _LEAST_DEVIATION**2))[:, None, None]
+        deviation = np.sqrt(np.maximum(np.einsum("ncc->nc", covariance), _LEAST_DEVIATION**2))
+        if self.shared:
+            deviation[:, 1] = 1.0  # there is nothing to move
+        first = deviation[:, :1, None]
         u = mean[:, :1, None] + first * x[:, None]
         log_weight = log_x[:, None] + log_y + np.log(first)
         if self.shared:
-            return _Nodes(u, mean[:, 1:, None] + 0.0 * u, log_weight)
+            return _Nodes(u, mean[:, 1:, None] + 0.0 * u, log_weight, mean, deviation)
         lean = covariance[:, 0, 1, None, None] / first
         rest = covariance[:, 1, 1, None, None] - lean**2
         second = np.sqrt(np.maximum(rest, _LEAST_DEVIATION**2))
         v = mean[:, 1:, None] + lean * x[:, None] + second * y
-        return _Nodes(u, v, log_weight + np.log(second))
+        return _Nodes(u, v, log_weight + np.log(second), mean, deviation)
 
     # ---------------------------------------------------------------- values
     def _joint(self, vector: FloatArray, nodes: _Nodes) -> _Joint:

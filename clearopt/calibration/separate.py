@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 from clearopt.calibration.diagnostics import named
 from clearopt.calibration.laws import LAWS
@@ -151,6 +152,30 @@ class _Search:
         slope = self._chance_slope(u[:, None, None], v[:, None, None])
         return float(_root(lambda p: slope(p).sum(keepdims=True), np.full((1, 1, 1), 0.5))[0, 0, 0])
 
+    def known_outcomes(self, u: FloatArray, v: FloatArray, chance: FloatArray) -> FloatArray:
+        """(n,) how many outcomes are as good as known: whole answers, and what cut ones tell.
+
+        A cut answer that is right with probability r tells of p what 1 - r (1 - r) / (p (1 - p))
+        whole ones do (Louis, Journal of the Royal Statistical Society B 44, 1982).
+        """
+        answers, mixed = self.answers, self.answers.mixed
+        count = answers.rights + answers.wrongs
+        if not mixed.size:
+            return count
+        p = np.clip(chance[mixed], 1e-9, 1 - 1e-9)[:, None, None]
+        for y, counts in self._mixed_columns():
+            a, b = answers.mixed_terms(y, u[mixed, None, None], v[mixed, None, None], self.stretch)
+            r = expit(np.log(p) - np.log1p(-p) + a - b)
+            told = np.clip(1 - r * (1 - r) / (p * (1 - p)), 0.0, 1.0)
+            count[mixed] += counts * told[:, 0, 0]
+        return count
+
+    def _mixed_columns(self) -> list[tuple[FloatArray, FloatArray]]:
+        """Log-lengths of cut answers, (r,), and how many of each query have that one."""
+        answers = self.answers
+        others = zip(answers.rest_y.T, answers.rest.T.astype(np.float64), strict=True)
+        return [(answers.tie_y, answers.ties), *others]
+
     def _best_chance(self, u: FloatArray, v: FloatArray) -> FloatArray:
         answers = self.answers
         whole = answers.rights + answers.wrongs
@@ -165,9 +190,7 @@ class _Search:
         answers, mixed = self.answers, self.answers.mixed
         columns = []
         if mixed.size:
-            ties = [(answers.tie_y, answers.ties)]
-            others = list(zip(answers.rest_y.T, answers.rest.T.astype(float), strict=True))
-            for y, counts in ties + others:
+            for y, counts in self._mixed_columns():
                 a, b = answers.mixed_terms(y, u[mixed], v[mixed], self.stretch)
                 top = np.maximum(a, b)
                 columns.append((np.exp(a - top), np.exp(b - top), counts[:, None, None]))
@@ -243,15 +266,18 @@ def _with_errors(
             u_variance, v_variance_each = vv / determinant, uu / determinant
             v_error = _error(v_variance_each)
         u_error = _error(u_variance)
-    answers = search.answers
-    count = answers.rights + answers.wrongs
-    count[answers.mixed] += answers.ties + answers.rest.sum(axis=1)
+    count = search.known_outcomes(u, v, chance)
     if shared:
         count = np.full(count.size, count.sum())
     # Half an answer of either kind keeps the error of 0 and 1 above 0 (Agresti and Coull, 1998).
     middle_chance = (chance * count + 0.5) / (count + 1.0)
     chance_error = np.sqrt(middle_chance * (1 - middle_chance) / (count + 1.0))
     narrow = v <= search.bottom + 1e-6
+    if search.answers.law.name == "shifted-surge":
+        # Its likelihood ends at the shortest answer, where it is greatest: the slope there counts.
+        with np.errstate(divide="ignore"):
+            slope = np.abs(middle - value(-h, 0.0)) / h
+            u_error = np.maximum(np.where(np.isfinite(u_error), u_error, 0.0), 1.0 / slope)
     return Estimates(u, v, chance, u_error, v_error, chance_error, narrow, search.stretch)
 
 
