@@ -169,10 +169,8 @@ def fit_population(
         nodes = integral.settled(vector, nodes, turns=_TURNS_OF_A_STEP)
     nodes = integral.settled(vector, nodes)
     value, scores = integral.value_and_scores(vector, nodes)
-    if answers.law.smooth:
-        information = integral.information(vector, nodes)
-    else:
-        information = scores.T @ scores
+    smooth = answers.law.smooth
+    information = integral.information(vector, nodes) if smooth else scores.T @ scores
     information += np.diag(width**-2.0)
     return Population(vector, _inverse(information), design.shape[1], shared, value)
 
