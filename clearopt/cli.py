@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearopt import __version__
+from clearopt.arguments import check_writable, fractions, names
 from clearopt.compare_command import add_compare_command
 from clearopt.errors import ClearoptError, DeclarationError, MissingExtraError
+from clearopt.fit_command import add_fit_command
+from clearopt.replay_command import add_replay_command
 from clearopt.solve_command import add_solve_command
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     solvers.set_defaults(run=_solvers)
     add_solve_command(commands)
     add_compare_command(commands)
+    add_fit_command(commands)
+    add_replay_command(commands)
 
     confirm = commands.add_parser(
         "confirm",
@@ -70,9 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--queries", type=int, default=quiet, help="evaluation queries (500; quick: 200)")
     add("--calibration", type=int, default=quiet, help="calibration queries (300; quick: 200)")
     add("--samples", type=int, default=quiet, help="rollouts a calibration query (4; quick: 3)")
-    add("--fractions", type=_fractions, default=quiet, metavar="F,F,...",
+    add("--fractions", type=fractions, default=quiet, metavar="F,F,...",
         help="budgets as shares of ample (0.1,0.2,0.4,0.8)")  # fmt: skip
-    add("--policies", type=_names, default=quiet, metavar="P,P,...",
+    add("--policies", type=names, default=quiet, metavar="P,P,...",
         help="who shares the budget out (uniform,time-share,price,dual); uniform, the baseline, "
         "is always among them")  # fmt: skip
     add("--seed", type=int, default=quiet, help="of tasks, answers and intervals (0)")
@@ -105,7 +110,7 @@ def _confirm(options: argparse.Namespace) -> int:
     settings = Settings(**{**(QUICK if options.quick else {}), **given})
     out: Path | None = options.out
     if out is not None:
-        _check_writable(out)
+        check_writable(out)
     # Libraries below warn about each other's plans; none of it is for who runs this command.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -155,29 +160,6 @@ def _solvers(_: argparse.Namespace) -> int:
 
     print(co.solvers())
     return 0
-
-
-def _check_writable(out: Path) -> None:
-    """Fail before the work rather than after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DeclarationError(f"--out {out}: cannot write there ({error.strerror})") from error
-
-
-def _fractions(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        message = f"{text!r} is not a list of numbers such as 0.1,0.2"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
 
 
 if __name__ == "__main__":

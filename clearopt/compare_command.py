@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearopt.arguments import check_folder_of, check_free, names
 from clearopt.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_compare_command(commands: Any) -> None:
         "testset, or testset:NAME, a name, a pattern (surge-*) or a tag (small)")  # fmt: skip
 
     add = parser.add_argument_group("runs").add_argument
-    add("--solvers", type=_names, default=None, metavar="S,S,...",
+    add("--solvers", type=names, default=None, metavar="S,S,...",
         help="as in `clearopt solvers` (dual,scip,highs,cvxpy,uniform)")  # fmt: skip
     add("--time-limit", type=float, default=60.0, metavar="SECONDS", dest="time_limit",
         help="for each run (60)")  # fmt: skip
@@ -84,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = {kind: getattr(options, kind) for kind in ("html", "csv", "json")}
     targets = {kind: path for kind, path in wanted.items() if path is not None}
     for target in targets.values():
-        _check_free(target, options.force)
+        check_free(target, options.force)
+        check_folder_of(target)
 
     from clearopt.comparison import compare
     from clearopt.comparison.text import totals
@@ -155,17 +157,6 @@ def _told_apart(files: list[Path]) -> list[str]:
     raise DeclarationError(f"{twice}: is given twice")
 
 
-def _check_free(target: Path, force: bool) -> None:
-    """Fail before the work rather than after it."""
-    if target.is_dir():
-        raise DeclarationError(f"{target}: is a folder; name a file")
-    if not force and os.path.lexists(target):
-        raise DeclarationError(f"{target}: exists already; --force replaces it")
-    folder = target.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DeclarationError(f"{target}: cannot write there: {folder} is no folder for it")
-
-
 @contextmanager
 def _progress(quiet: bool) -> Iterator[OnRun | None]:
     """A bar on a terminal, nothing elsewhere."""
@@ -187,7 +178,3 @@ def _progress(quiet: bool) -> Iterator[OnRun | None]:
             bar.update(task, completed=ended, total=total, description=said)
 
         yield on_run
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -45,7 +45,8 @@ def plots_installed() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
+    """Raise `MissingExtraError` unless Matplotlib is there."""
     if not plots_installed():
         raise MissingExtraError(
             "a picture needs matplotlib, which is not installed: pip install 'clearopt[plot]'"
@@ -63,7 +64,7 @@ def plot_accuracy(report: Report, path: str | Path) -> Path:
         MissingExtraError: Matplotlib is not installed; names the extra.
         DeclarationError: the report holds no measured accuracy.
     """
-    _require_matplotlib()
+    require_matplotlib()
     measured = [row for row in report.rows if row.accuracy is not None]
     if not measured:
         raise DeclarationError("plot_accuracy: the report holds no measured accuracy to draw")
@@ -152,7 +153,7 @@ def plot_frontier(frontier: Frontier, path: str | Path) -> Path:
         MissingExtraError: Matplotlib is not installed; names the extra.
         DeclarationError: no solve found an allocation.
     """
-    _require_matplotlib()
+    require_matplotlib()
     order = np.argsort(frontier.limit, kind="stable")
     order = order[np.isfinite(frontier.objective[order])]
     if not order.size:

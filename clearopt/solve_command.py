@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearopt.arguments import check_folder_of, check_free, named
 from clearopt.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_solve_command(commands: Any) -> None:
     add = group.add_argument
     add("--family", default="CumulativeSurge", metavar="NAME",
         help="of the utility (CumulativeSurge); another name lists them")  # fmt: skip
-    add("--column", type=_named, action="append", default=[], metavar="NAME=COLUMN",
+    add("--column", type=named, action="append", default=[], metavar="NAME=COLUMN",
         help="the column that has a parameter, lower, upper, weight or id")  # fmt: skip
     add("--set", type=_named_number, action="append", default=[], metavar="NAME=NUMBER",
         dest="constants", help="one number for all rows")  # fmt: skip
@@ -69,12 +70,12 @@ def add_solve_command(commands: Any) -> None:
     add("--budget-of", type=_named_number, action="append", default=[], metavar="COLUMN=LIMIT",
         dest="budgets_of", help="a limit on what tokens cost in another currency: the sum of "
         "COLUMN times tokens, e.g. kv_bytes=8e9")  # fmt: skip
-    add("--cap-by", type=_named, action="append", default=[], metavar="COLUMN=CAPS", dest="caps",
+    add("--cap-by", type=named, action="append", default=[], metavar="COLUMN=CAPS", dest="caps",
         help="tokens of each group of rows: one number for every group, 40%% for a share of the "
         "budget, label:number,label:number, or a file (a table with the columns COLUMN and cap, or "
         "a JSON object)")  # fmt: skip
     add("--floor", type=_number, metavar="ACCURACY", help="mean accuracy over all rows, at least")
-    add("--floor-by", type=_named, action="append", default=[], metavar="COLUMN=FLOORS",
+    add("--floor-by", type=named, action="append", default=[], metavar="COLUMN=FLOORS",
         dest="floors", help="mean accuracy of each group, at least; written like caps")  # fmt: skip
 
     add = parser.add_argument_group("solving").add_argument
@@ -148,13 +149,13 @@ def _write(
             "expected_accuracy": solution.utilities,
             "funded": solution.funded,
         }
-        _check_free(out, options.force)  # it may have appeared meanwhile
+        check_free(out, options.force)  # it may have appeared meanwhile
         table.write(out, results, numbers)
         written.append(out)
     if options.save_solution is not None:
         from clearopt.files import save_solution
 
-        _check_free(options.save_solution, options.force)
+        check_free(options.save_solution, options.force)
         save_solution(solution, options.save_solution)
         written.append(options.save_solution)
     return written
@@ -167,19 +168,10 @@ def _check_targets(options: argparse.Namespace, table: Path, out: Path) -> None:
     for target in targets:
         if os.path.realpath(target) == os.path.realpath(table):
             raise DeclarationError(f"{target}: this is the table itself; write somewhere else")
-        _check_free(target, options.force)
-        folder = target.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise DeclarationError(f"{target}: cannot write there: {folder} is no folder for it")
+        check_free(target, options.force)
+        check_folder_of(target)
     if options.save_solution is not None and options.save_solution.suffix.lower() != ".npz":
         raise DeclarationError(f"--save-solution {options.save_solution}: must end in .npz")
-
-
-def _check_free(target: Path, force: bool) -> None:
-    if target.is_dir():
-        raise DeclarationError(f"{target}: is a folder; name a file")
-    if not force and os.path.lexists(target):
-        raise DeclarationError(f"{target}: exists already; --force replaces it")
 
 
 def _once(option: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,13 +194,6 @@ def _number(text: str) -> float:
     return value
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 def _named_number(text: str) -> tuple[str, float]:
-    name, value = _named(text)
+    name, value = named(text)
     return name, _number(value)

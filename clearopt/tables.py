@@ -8,9 +8,11 @@ was, and every complaint can name the line that a person sees.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +35,8 @@ FORMATS = {
     ".parquet": "parquet",
 }
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
+_TRUE = ["true", "1", "1.0", "yes"]
+_FALSE = ["false", "0", "0.0", "no"]
 
 
 def _polars() -> Any:
@@ -46,14 +50,15 @@ def _polars() -> Any:
     return polars
 
 
-def format_of(path: Path) -> str:
-    """Which of the formats a file name stands for.
+def format_of(path: Path, *, compressed: bool = False) -> str:
+    """Which of the formats a file name stands for; with `compressed`, `.csv.gz` is a CSV file.
 
     Raises:
         DeclarationError: none.
     """
+    plain = path.with_suffix("") if compressed and path.suffix.lower() == ".gz" else path
     try:
-        return FORMATS[path.suffix.lower()]
+        return FORMATS[plain.suffix.lower()]
     except KeyError:
         raise DeclarationError(
             f"{path}: what kind of table is this? Known are {', '.join(FORMATS)}"
@@ -96,11 +101,11 @@ class Table:
         """The line on which each row begins; only looked up to complain."""
         try:
             if self.format == "jsonl":
-                text = self.path.read_text(encoding="utf-8-sig")
+                text = _contents(self.path).decode("utf-8-sig")
                 return [k for k, line in enumerate(text.split("\n"), 1) if line.strip()]
-            records = _records(self.path.read_bytes(), _SEPARATORS[self.format])
+            records = _records(_contents(self.path), _SEPARATORS[self.format])
             return [line for line, _ in records][1:]
-        except (OSError, ValueError, csv.Error):
+        except (DeclarationError, ValueError, csv.Error):
             return []
 
     def error(self, row: int, column: str | None, what: str) -> DeclarationError:
@@ -179,6 +184,31 @@ class Table:
             raise self.error(int(np.argmax(infinite)), column, "must be finite")
         return values
 
+    def flags(self, column: str) -> NDArray[np.bool_]:
+        """A column of booleans, (rows,): true and false, yes and no, or 1 and 0.
+
+        Raises:
+            DeclarationError: naming the first cell that is missing or none of these.
+        """
+        pl = _polars()
+        series = self.frame[column]
+        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+            raise self.error(0, column, f"the column holds {series.dtype}, not true and false")
+        empty = series.is_null().to_numpy()
+        if empty.any():
+            raise self.error(int(np.argmax(empty)), column, f"missing{_more(empty)}")
+        if series.dtype == pl.Boolean:
+            return np.array(series.to_numpy(), dtype=bool)
+        texts = series.cast(pl.String).str.strip_chars().str.to_lowercase()
+        true, false = (texts.is_in(words).to_numpy() for words in (_TRUE, _FALSE))
+        wrong = ~(true | false)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise self.error(
+                row, column, f"{str(series[row])[:80]!r} is neither true nor false: write 1 or 0"
+            )
+        return np.array(true, dtype=bool)
+
     def labels(self, column: str) -> list[str]:
         """A column as texts, one a row; numbers, dates and booleans as they are written.
 
@@ -223,18 +253,34 @@ class Table:
                 for name in numbers
             )  # fmt: skip
         frame = frame.with_columns(pl.Series(name, array) for name, array in results.items())
-        buffer = io.BytesIO()
-        try:
-            if target in _SEPARATORS:
-                frame.write_csv(buffer, separator=_SEPARATORS[target])
-            elif target == "jsonl":
-                frame.write_ndjson(buffer)
-            else:
-                frame.write_parquet(buffer)
-        except pl.exceptions.PolarsError as error:
-            raise DeclarationError(f"{path}: {_first_line(error)}") from error
-        with written_whole(path) as file:
-            file.write(buffer.getbuffer())
+        _write_frame(frame, path)
+
+
+# -------------------------------------------------------------------------------- writing files
+def write_table(columns: Mapping[str, Any], path: Path) -> None:
+    """Write columns of one length in the format that the path's ending names, all or nothing.
+
+    Raises:
+        MissingExtraError: polars is not installed.
+        DeclarationError: nothing can be written there.
+    """
+    _write_frame(_polars().DataFrame(dict(columns)), path)
+
+
+def _write_frame(frame: Any, path: Path) -> None:
+    pl, target = _polars(), format_of(path)
+    buffer = io.BytesIO()
+    try:
+        if target in _SEPARATORS:
+            frame.write_csv(buffer, separator=_SEPARATORS[target])
+        elif target == "jsonl":
+            frame.write_ndjson(buffer)
+        else:
+            frame.write_parquet(buffer)
+    except pl.exceptions.PolarsError as error:
+        raise DeclarationError(f"{path}: {_first_line(error)}") from error
+    with written_whole(path) as file:
+        file.write(buffer.getbuffer())
 
 
 # -------------------------------------------------------------------------------- reading files
@@ -248,11 +294,8 @@ def read_table(path: Path) -> Table:
         DeclarationError: no such file, not a table of that format, no rows, or two columns of one
             name.
     """
-    kind, pl = format_of(path), _polars()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DeclarationError(f"{path}: cannot be read ({error.strerror})") from error
+    kind, pl = format_of(path, compressed=True), _polars()
+    data = _contents(path)
     if not data.strip():
         raise DeclarationError(f"{path}: the file is empty")
     if kind != "parquet":
@@ -275,6 +318,17 @@ def read_table(path: Path) -> Table:
     if not frame.height or not frame.width:
         raise DeclarationError(f"{path}: the table has no rows")
     return Table(path, kind, frame)
+
+
+def _contents(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it is gzipped."""
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DeclarationError(f"{path}: not a whole gzip file ({error})") from error
+    except OSError as error:
+        raise DeclarationError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _read_separated(pl: Any, data: bytes, separator: str) -> Any:

@@ -30,7 +30,7 @@ MEANING: Mapping[Feature, str] = {
     "mixed charges": "a query that pays for its tokens and for its cost curve",
     "fractional mixed charges": "the same where tokens are not whole",
     "measured curves": "tabulated utilities, which need not be S-shaped",
-    "functions without a formula": "own functions that no algebraic expression can say",
+    "functions without a formula": "functions that no algebraic expression can say",
     "no upper bound": "a query whose tokens neither its bound nor the rows nor saturation limit",
 }
 
@@ -110,8 +110,9 @@ _HAS: Mapping[Feature, Callable[[Program], bool]] = {
     "mixed charges": lambda p: bool(_mixed(p).any()),
     "fractional mixed charges": lambda p: bool((_mixed(p) & ~p.integer).any()),
     "measured curves": lambda p: any(not block.family.s_shaped for block in p.utilities),
-    "functions without a formula": lambda p: any(
-        block.family.s_shaped and not has_formula(block.family) for block in p.utilities
+    "functions without a formula": lambda p: (
+        any(block.family.s_shaped and not has_formula(block.family) for block in p.utilities)
+        or any(not has_formula(block.family) for block in p.curves)
     ),
     "no upper bound": _endless,
 }

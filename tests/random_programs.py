@@ -71,6 +71,9 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], co.Utility]] = {
     "Hill": lambda rng, m: co.Hill(
         rng.uniform(0.1, 1, m), rng.uniform(2, 20, m), rng.uniform(0.5, 6, m)
     ),
+    "lognormal": lambda rng, m: co.Lognormal(
+        rng.uniform(0.1, 1, m), rng.uniform(2, 20, m), 10 ** rng.uniform(-1, 0.3, m)
+    ),
     "triangular": _hump(co.Triangular),
     "quadratic": _hump(co.Quadratic),
     "best of n": lambda rng, m: co.BestOfN(rng.uniform(0.05, 0.9, m), rng.integers(1, 9, m)),
@@ -82,7 +85,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], co.Utility]] = {
     "sum": None,  # type: ignore[dict-item]  # of two families on the same queries
     "mixed": None,  # type: ignore[dict-item]  # different families on parts
 }
-_SMOOTH = ("cumulative surge", "shifted surge", "exponential", "logistic", "Hill", "best of n")
+_SMOOTH = ("cumulative surge", "shifted surge", "exponential", "logistic", "Hill", "lognormal",
+    "best of n")  # fmt: skip
 
 
 def _accuracies(rng, name, tokens, n, tied):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.mathtext import MathTextParser
 from scipy import sparse
+from scipy.special import ndtr
 
 import clearopt as co
 from clearopt.explain import explain
@@ -20,7 +21,14 @@ from clearopt.program import (
     Program,
     UtilityBlock,
 )
-from clearopt.utilities import CumulativeSurge, ExpectedTokens, ShiftedSurge
+from clearopt.utilities import (
+    CostCurve,
+    CumulativeSurge,
+    ExpectedTokens,
+    Lognormal,
+    LognormalTokens,
+    ShiftedSurge,
+)
 from clearopt.utilities.ablations import Quadratic, Triangular
 from clearopt.utilities.logistic import Hill, Logistic
 from clearopt.utilities.saturating import BestOfN, SaturatingExponential
@@ -338,19 +346,20 @@ def test_measured_lengths_are_counted_not_listed():
         SaturatingExponential(0.7, 30, 0.05),
         Logistic(0.7, 30, 0.05),
         Hill(0.7, 30, 3),
+        Lognormal(0.7, 30, 0.5),
         BestOfN(0.2, 30),
         Triangular(0.7, 30, 90),
         Quadratic(0.7, 30, 90),
         ExpectedTokens(30, 0.05, 0.6),
+        LognormalTokens(30, 0.5, 0.6),
     ],
     ids=lambda family: type(family).__name__,
 )
 def test_formulas_are_those_of_the_families(family):
     family = family.broadcast(1)
-    block = (CurveBlock if isinstance(family, ExpectedTokens) else UtilityBlock)(
-        family, np.zeros(1, int)
-    )
-    blocks = {"curves" if isinstance(family, ExpectedTokens) else "utilities": (block,)}
+    curve = isinstance(family, CostCurve)
+    block = (CurveBlock if curve else UtilityBlock)(family, np.zeros(1, int))
+    blocks = {"curves" if curve else "utilities": (block,)}
     text = str(explain(make(1, **blocks)))
     formula = FORMULAS[type(family).__name__][0]
     assert formula in text
@@ -362,6 +371,7 @@ def test_formulas_are_those_of_the_families(family):
     for b in np.linspace(0, 200, 41):
         names = {name: float(getattr(family, name)[0]) for name in family.parameter_names}
         names |= {"b": b, "e": np.e, "max": max, "min": min, "abs": abs}
+        names |= {"Phi": ndtr, "log": lambda x: np.log(x) if x > 0 else -np.inf}
         for line in definition:
             exec(line, names)
         assert eval(value, names) == pytest.approx(float(family.value(np.array([b]))[0]), abs=1e-12)

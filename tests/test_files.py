@@ -115,10 +115,12 @@ FAMILIES = {
     "Quadratic": lambda: ([0.5, 1.0], [3.0, 0.0], [10.0, 7.0]),
     "Logistic": lambda: ([0.5, 1.0], [30.0, 5.0], [0.1, 0.7]),
     "Hill": lambda: ([0.5, 1.0], [30.0, 5.0], [2.0, 0.5]),
+    "Lognormal": lambda: ([0.5, 1.0], [30.0, 5.0], [0.3, 1.5]),
     "SaturatingExponential": lambda: ([0.5, 1.0], [3.0, 0.0], [0.1, 0.7]),
     "BestOfN": lambda: ([0.1, 0.2], [3.0, 4.0]),
     "Tabulated": lambda: ([[0, 10, 20], [0, 5, 40]], [[0, 0.1, 0.7], [0.1, 0.3, 0.2]], "step"),
     "ExpectedTokens": lambda: ([3.0, 0.0], [0.1, 0.7], [1.0, 0.5]),
+    "LognormalTokens": lambda: ([30.0, 5.0], [0.3, 1.5], [1.0, 0.5]),
     "SampledTokens": lambda: ([[5, 2, 9], [4, 4, 1]], np.eye(2, 3) > 0),
 }
 

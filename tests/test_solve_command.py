@@ -192,16 +192,18 @@ def test_groups_that_are_numbers_or_booleans(tmp_path):
     assert tokens[::5].sum() <= 120
 
 
-@pytest.mark.parametrize("family", ["ShiftedSurge", "Logistic", "Hill", "BestOfN"])
+@pytest.mark.parametrize("family", ["ShiftedSurge", "Logistic", "Hill", "Lognormal", "BestOfN"])
 def test_other_families(family, tmp_path):
     assert family in families()
     parameters = {
         "ShiftedSurge": ["scale", "threshold", "rate"], "Logistic": ["scale", "midpoint", "rate"],
-        "Hill": ["scale", "half", "power"], "BestOfN": ["success", "tokens_per_sample"],
+        "Hill": ["scale", "half", "power"], "Lognormal": ["scale", "median", "spread"],
+        "BestOfN": ["success", "tokens_per_sample"],
     }[family]  # fmt: skip
     values = {
         "scale": COLUMNS["scale"], "threshold": COLUMNS["threshold"], "rate": COLUMNS["rate"],
         "midpoint": COLUMNS["threshold"], "half": COLUMNS["threshold"],
+        "median": COLUMNS["threshold"], "spread": [0.2 + 0.1 * (i % 5) for i in range(N)],
         "power": [2 + i % 3 for i in range(N)], "success": RNG.uniform(0.1, 0.9, N).tolist(),
         "tokens_per_sample": [10 + i for i in range(N)],
     }  # fmt: skip

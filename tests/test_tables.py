@@ -1,6 +1,7 @@
 """Tables are read as they stand, and what is wrong with one is told by line and column."""
 
 import datetime
+import gzip
 import json
 import math
 import sys
@@ -306,3 +307,21 @@ def test_every_ending_is_read(tmp_path):
         else:
             path.write_text(json.dumps({"a": 1}) if kind == "jsonl" else "a\n1\n")
         np.testing.assert_array_equal(read_table(path).numbers("a"), [1])
+
+
+# -------------------------------------------------------------------------------- flags, gzip
+@pytest.mark.parametrize("kind", KINDS)
+def test_flags_come_out_as_they_went_in(kind, tmp_path):
+    path = write(
+        tmp_path / f"t.{kind}",
+        {"a": [True, False, True], "n": [1, 0, 1], "w": ["Yes", "no", " TRUE "]},
+    )
+    table = read_table(path)
+    for column in ("a", "n", "w"):
+        np.testing.assert_array_equal(table.flags(column), [True, False, True])
+
+
+def test_a_gzipped_table_is_read_and_its_lines_are_counted(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"a\n1\n\n2\nx\n"))
+    assert "t.csv.gz: line 5, column 'a': 'x' is text" in refused(path)

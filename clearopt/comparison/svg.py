@@ -127,12 +127,13 @@ def lines(
     y_label: str,
     *,
     share: bool = False,
+    x_share: bool = False,
     marks: Sequence[Mark] = (),
 ) -> str:
-    """Lines over a logarithmic axis; the other is logarithmic too, or a share from 0 to 1."""
+    """Lines; either axis is logarithmic, or linear for shares from 0 to 1."""
     width, height, left, top = 560.0, 300.0, 64.0, 26.0
     bottom = height - 44
-    x = _Scale(*x_range, left, width - 20, True)
+    x = _Scale(*x_range, left, width - 20, not x_share)
     y = _Scale(*y_range, bottom, top, not share)
     parts = [_frame(x, bottom, top, x_label)]
     for value, text in y.ticks():

@@ -42,6 +42,10 @@ FORMULAS: dict[str, tuple[str, str]] = {
         "scale b^power / (half^power + b^power)",
         r"\mathrm{scale}\,\frac{b^{\mathrm{power}}}{\mathrm{half}^{\mathrm{power}}+b^{\mathrm{power}}}",
     ),
+    "Lognormal": (
+        "scale Phi(log(b / median) / spread)",
+        r"\mathrm{scale}\;\Phi\!\left(\frac{\log(b/\mathrm{median})}{\mathrm{spread}}\right)",
+    ),
     "BestOfN": (
         "1 - (1 - success)^(b / tokens_per_sample)",
         r"1-(1-\mathrm{success})^{b/\mathrm{tokens\_per\_sample}}",
@@ -64,6 +68,13 @@ FORMULAS: dict[str, tuple[str, str]] = {
         "E[min(T, b)] = b - ends (y - 2 + (2 + y) e^-y) / rate" + _PAST[0],
         r"\mathrm{E}[\min(T,b)]=b-\mathrm{ends}\,\frac{y-2+(2+y)\,e^{-y}}{\mathrm{rate}}"
         + _PAST[1],
+    ),
+    "LognormalTokens": (
+        "E[min(T, b)] = ends (mean Phi(z - spread) + b Phi(-z)) + (1 - ends) b,  "
+        "mean = median e^(spread^2 / 2),  z = log(b / median) / spread",
+        r"\mathrm{E}[\min(T,b)]=\mathrm{ends}\,\bigl(\mathrm{median}\,e^{\mathrm{spread}^2/2}\,"
+        r"\Phi(z-\mathrm{spread})+b\,\Phi(-z)\bigr)+(1-\mathrm{ends})\,b,"
+        r"\quad z=\frac{\log(b/\mathrm{median})}{\mathrm{spread}}",
     ),
     "SampledTokens": (
         "E[min(T, b)], T one of the measured lengths",

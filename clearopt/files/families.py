@@ -148,11 +148,13 @@ STORED: Mapping[str, Stored] = {
     "Quadratic": _numbers("ablations"),
     "Logistic": _numbers("logistic"),
     "Hill": _numbers("logistic"),
+    "Lognormal": _numbers("lognormal"),
     "SaturatingExponential": _numbers("saturating"),
     "BestOfN": Stored(f"{_HOME}.saturating", _read_best_of_n, _write_parameters),
     "Tabulated": Stored(f"{_HOME}.tabulated", _read_tabulated, _write_tabulated),
     "Total": Stored(f"{_HOME}.total", _read_total, _write_total),
     "ExpectedTokens": _numbers("cost_curves", "cost curve"),
+    "LognormalTokens": _numbers("lognormal", "cost curve"),
     "SampledTokens": Stored(f"{_HOME}.cost_curves", _read_sampled, _write_parameters, "cost curve"),
 }
 

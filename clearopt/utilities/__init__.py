@@ -4,6 +4,7 @@ from clearopt.utilities.ablations import Quadratic, Triangular
 from clearopt.utilities.base import BestResponse, Utility
 from clearopt.utilities.cost_curves import CostCurve, ExpectedTokens
 from clearopt.utilities.logistic import Hill, Logistic
+from clearopt.utilities.lognormal import Lognormal, LognormalTokens
 from clearopt.utilities.saturating import BestOfN, SaturatingExponential
 from clearopt.utilities.sigmoidal import Sigmoidal
 from clearopt.utilities.surge import CumulativeSurge, ShiftedSurge
@@ -17,6 +18,8 @@ __all__ = [
     "ExpectedTokens",
     "Hill",
     "Logistic",
+    "Lognormal",
+    "LognormalTokens",
     "Quadratic",
     "SaturatingExponential",
     "ShiftedSurge",

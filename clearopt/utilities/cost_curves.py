@@ -126,7 +126,7 @@ class ExpectedTokens(CostCurve):
         return SampledTokens(lengths, cut)
 
     def value(self, tokens: ArrayLike) -> Any:
-        amount: Any = _amounts(tokens, "tokens")
+        amount: Any = amounts(tokens, "tokens")
         xp = namespace_of(amount)
         endless = xp.isinf(amount)
         y = self.rate * xp.maximum(xp.where(endless, 0.0, amount) - self.threshold, 0.0)
@@ -144,7 +144,7 @@ class ExpectedTokens(CostCurve):
         return xp.where(endless, limit, xp.where(y > 2.0, self.threshold + past / self.rate, near))
 
     def marginal(self, tokens: ArrayLike) -> Any:
-        amount: Any = _amounts(tokens, "tokens")
+        amount: Any = amounts(tokens, "tokens")
         xp = namespace_of(amount)
         y = self.rate * xp.maximum(amount - self.threshold, 0.0)
         y = xp.minimum(y, _EXPONENT_LIMIT)
@@ -152,7 +152,7 @@ class ExpectedTokens(CostCurve):
         return (1.0 - self.ends) + self.ends * survives
 
     def inverse(self, cost: ArrayLike) -> Any:
-        wanted: Any = _amounts(cost, "cost")
+        wanted: Any = amounts(cost, "cost")
         limit = np.where(self.ends < 1.0, np.inf, self.threshold + 2.0 / self.rate)
         reached = wanted < limit
         goal = np.where(reached, wanted, 0.0)
@@ -256,16 +256,16 @@ class SampledTokens(CostCurve):
         return f"ExpectedTokens.from_lengths(lengths=[{np.shape(self.lengths)[-1]} samples])"
 
     def value(self, tokens: ArrayLike) -> Any:
-        amount: Any = _amounts(tokens, "tokens")
+        amount: Any = amounts(tokens, "tokens")
         # min first: an infinite length stands for an answer that never ends.
         return np.minimum(self.lengths, amount[..., None]).mean(axis=-1)
 
     def marginal(self, tokens: ArrayLike) -> Any:
-        amount: Any = _amounts(tokens, "tokens")
+        amount: Any = amounts(tokens, "tokens")
         return (self.lengths > amount[..., None]).mean(axis=-1)
 
     def inverse(self, cost: ArrayLike) -> Any:
-        wanted: Any = _amounts(cost, "cost")
+        wanted: Any = amounts(cost, "cost")
         lengths = np.asarray(self.lengths)
         samples = lengths.shape[-1]
         at = self._at_lengths(lengths)  # C at each length, ascending
@@ -323,7 +323,8 @@ def _when_all_end(u: Any) -> Any:
     return -2.0 - lambertw.lower(-(2.0 - u) * math.exp(-2.0))
 
 
-def _amounts(value: ArrayLike, argument: str) -> Any:
+def amounts(value: ArrayLike, argument: str) -> Any:
+    """Amounts as an array: a traced one as it is, anything else checked."""
     if hasattr(value, "__array_namespace__"):
         return value
     return as_float_array(value, argument, allow_infinite=True)

@@ -6,9 +6,10 @@ from typing import Any
 
 from clearopt.errors import UnsupportedProblemError
 from clearopt.utilities.base import Utility
+from clearopt.utilities.cost_curves import CostCurve
 
 
-def has_formula(family: Utility) -> bool:
+def has_formula(family: Utility | CostCurve) -> bool:
     """Whether `family.expression` gives one, asked of its first member."""
     try:
         family.expression(_Symbol(), exp, 0)

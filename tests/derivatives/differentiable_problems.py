@@ -54,6 +54,12 @@ def logistic():
     return Batch(3).of(co.Logistic(np.linspace(0.6, 0.9, 4), 30.0, 0.12), slice(0, 4))
 
 
+def lognormal():
+    return Batch(3).of(
+        co.Lognormal(np.linspace(0.6, 0.9, 4), 30.0, [0.2, 0.4, 0.6, 1.2]), slice(0, 4)
+    )
+
+
 def saturating():
     batch = Batch(4)
     return batch.of(co.SaturatingExponential(batch.scale, batch.threshold, batch.rate))
@@ -154,9 +160,19 @@ def realised():
     return batch.most((co.sum(cost) <= 140.0).named("realised"))
 
 
+def realised_lognormal():
+    batch = Batch(18, n=4)
+    curve = co.LognormalTokens([20.0, 40.0, 60.0, 30.0], [0.3, 0.6, 0.9, 0.4], 0.9)
+    accuracy = co.Lognormal(batch.scale, [20.0, 40.0, 60.0, 30.0], [0.3, 0.5, 0.7, 0.4])
+    return co.Problem(
+        co.Maximize(co.sum(accuracy(batch.tokens))),
+        [(co.sum(curve(batch.tokens)) <= 100.0).named("realised")],
+    )
+
+
 ONE_ROW = [
-    one_row, shifted, hill, logistic, saturating, best_of_n, quadratic, sigmoidal, summed, mixed,
-    paid, at_least, exactly, semicontinuous, realised,
+    one_row, shifted, hill, logistic, lognormal, saturating, best_of_n, quadratic, sigmoidal,
+    summed, mixed, paid, at_least, exactly, semicontinuous, realised, realised_lognormal,
 ]  # fmt: skip
 SEVERAL_ROWS = [two_rows, grouped, floor, fewest]
 

@@ -16,7 +16,10 @@ import clearopt as co
 LIMIT = 2.0  # seconds
 OVERTIME = 2.0  # what a started step, or a busy machine, may add
 OVERTIME_OF_THOUSANDS = 8.0  # with several rows a step takes long today; to come down to OVERTIME
-FAMILIES = (co.CumulativeSurge, co.ShiftedSurge, co.SaturatingExponential, co.Logistic, co.Hill)
+FAMILIES = (
+    co.CumulativeSurge, co.ShiftedSurge, co.SaturatingExponential, co.Logistic, co.Hill,
+    co.Lognormal,
+)  # fmt: skip
 MAGNITUDE = st.floats(-6, 6).map(lambda x: 10.0**x)
 
 # The same examples every time: a build must not fail by chance.
@@ -104,6 +107,8 @@ def draw_problem(data, n: int, rows: int, whole: bool) -> co.Problem:
     kind = data.draw(st.sampled_from(FAMILIES))
     if kind is co.Hill:
         threshold, rate = np.maximum(threshold, 1e-6), np.clip(rate, 0.1, 100.0)
+    if kind is co.Lognormal:
+        threshold, rate = np.maximum(threshold, 1e-6), np.clip(rate, 0.01, 5.0)
     accuracy = kind(scale, threshold, rate)(tokens)
     weight = draw_array(data, st.sampled_from([0.0, 1.0, 1.0]), n) * draw_array(data, MAGNITUDE, n)
     limits = []

@@ -17,7 +17,7 @@ N, MOST = 4, 9
 def random_family(rng):
     scale, threshold = rng.uniform(0.2, 1, N), rng.uniform(0, 5, N)
     rate = 10 ** rng.uniform(-1, 0.6, N)
-    kind = rng.integers(0, 6)
+    kind = rng.integers(0, 7)
     if kind < 3:
         return (co.CumulativeSurge, co.ShiftedSurge, co.SaturatingExponential)[kind](
             scale, threshold, rate
@@ -26,12 +26,19 @@ def random_family(rng):
         return co.Hill(scale, threshold + 0.5, rng.uniform(0.5, 6, N))
     if kind == 4:
         return co.Logistic(scale, threshold, rate)
+    if kind == 5:
+        return co.Lognormal(scale, threshold + 0.5, 10 ** rng.uniform(-1, 0.3, N))
     grid = np.tile(np.arange(0.0, MOST + 1, 2.0), (N, 1))
     return co.Tabulated(grid, rng.uniform(0, 1, grid.shape), str(rng.choice(["linear", "step"])))
 
 
 def random_curve(rng):
-    if rng.random() < 0.5:
+    draw = rng.random()
+    if draw < 0.3:
+        return co.LognormalTokens(
+            rng.uniform(0.5, 6, N), 10 ** rng.uniform(-1, 0.3, N), rng.uniform(0.2, 1, N)
+        )
+    if draw < 0.6:
         return co.ExpectedTokens(
             rng.uniform(0, 4, N), 10 ** rng.uniform(-1, 0.3, N), rng.uniform(0.2, 1, N)
         )

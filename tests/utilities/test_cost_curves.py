@@ -1,5 +1,7 @@
 """Cost curves: values, slopes, inverses, and the law of lengths behind them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ import clearopt as co
 CURVES = {
     "all end": co.ExpectedTokens([0.0, 3.0, 50.0], [0.5, 0.1, 0.02]),
     "some end": co.ExpectedTokens([0.0, 3.0, 50.0], [0.5, 0.1, 0.02], [0.3, 0.9, 0.0]),
+    "lognormal": co.LognormalTokens([5.0, 30.0, 80.0], [0.2, 1.0, 0.5]),
+    "lognormal, some end": co.LognormalTokens([5.0, 30.0, 80.0], [0.2, 1.0, 2.0], [0.3, 0.9, 0.0]),
     "sampled": co.ExpectedTokens.from_lengths([[3, 9, 9, 40], [0, 0, 5, 6], [70, 80, 90, 200]]),
     "cut": co.ExpectedTokens.from_lengths(
         [[3.0, 9, 9, 40]] * 3, cut=np.array([[False, True, False, True]] * 3)
@@ -70,6 +74,35 @@ def test_expected_tokens_are_the_mean_of_the_law():
     )
 
 
+def test_lognormal_tokens_are_the_mean_of_the_law():
+    for median, spread, ends in ((20.0, 0.1, 1.0), (300.0, 0.8, 0.7), (5.0, 3.0, 0.4)):
+        curve = co.LognormalTokens(median, spread, ends)
+        law = stats.lognorm(spread, scale=median)
+        for z in (-3.0, -1.0, 0.0, 0.5, 2.0, 5.0):
+            cap = median * np.exp(spread * z)
+            bends = median * np.exp(spread * np.linspace(-4, z, 9))
+            survives = sum(
+                integrate.quad(lambda t, e=ends, law=law: 1 - e * law.cdf(t), a, b)[0]
+                for a, b in itertools.pairwise([0.0, *bends])
+            )
+            assert curve.value(cap) == pytest.approx(survives, rel=1e-8)
+    assert co.LognormalTokens(20.0, 1.0).value(np.inf) == pytest.approx(20 * np.exp(0.5))
+    assert co.LognormalTokens(20.0, 1.0, 0.9).value(np.inf) == np.inf
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-2, 6), st.floats(-3, 1), st.sampled_from([0.0, 0.2, 0.999, 1.0]), st.floats(0, 9))
+def test_lognormal_tokens_can_be_turned_around(place, width, ends, z):
+    curve = co.LognormalTokens(10.0**place, 10.0**width, ends)
+    cap = float(curve.median * np.exp(np.minimum(curve.spread * (z - 3), 200)))
+    cost = float(curve.value(cap))
+    assert 0 <= cost <= cap
+    back = float(curve.inverse(cost))
+    if np.isfinite(back):
+        assert back <= cap * (1 + 1e-6)
+        assert float(curve.value(back)) == pytest.approx(cost, rel=1e-11)
+
+
 def test_samples_are_averaged():
     lengths = np.array([[3.0, 9.0, 9.0, 40.0]])
     curve = co.ExpectedTokens.from_lengths(lengths)
@@ -96,6 +129,10 @@ def test_value_and_inverse_agree_anywhere(threshold, exponent, ends, cap):
 @every
 def test_the_export_is_the_curve(curve):
     member = curve.broadcast(3)
+    if isinstance(curve, co.LognormalTokens):
+        with pytest.raises(co.UnsupportedProblemError, match="LognormalTokens has no algebraic"):
+            member.expression(2.0, np.exp, 0)
+        return
     for amount in (0.0, 2.0, 9.0, 50.0, 120.5):
         value = member.value(np.full(3, amount))
         for k in range(3):
@@ -107,6 +144,8 @@ def test_wrong_arguments():
         (lambda: co.ExpectedTokens(-1, 0.1), "threshold = -1.0: must be at least 0"),
         (lambda: co.ExpectedTokens(1, 0), "rate = 0.0: must be positive"),
         (lambda: co.ExpectedTokens(1, 0.1, 1.5), "ends = 1.5: is a share"),
+        (lambda: co.LognormalTokens(0, 1), "median = 0.0: must be positive"),
+        (lambda: co.LognormalTokens(1, 0.1, 1.5), "ends = 1.5: is a share"),
         (lambda: co.ExpectedTokens([1, 2], [0.1] * 3), "lengths of its parameters differ"),
         (lambda: co.ExpectedTokens.from_lengths([]), r"got shape \(0,\)"),
         (lambda: co.ExpectedTokens.from_lengths([[1, np.nan]]), r"lengths\[0, 1\] = nan"),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.special import erfc
 
 import clearopt as co
 from clearopt.solvers.relaxation import concave_envelope
@@ -28,6 +29,11 @@ def positive(x):
 def hill(b, a, k, h):
     with np.errstate(divide="ignore", over="ignore"):
         return np.where(b > 0, a / (1 + (k / b) ** h), 0.0)
+
+
+def lognormal(b, a, median, s):
+    with np.errstate(divide="ignore"):
+        return 0.5 * a * erfc(-np.log(np.asarray(b) / median) / (s * np.sqrt(2)))
 
 
 def triangular(b, a, tau, w):
@@ -107,6 +113,11 @@ CASES = {
             rng.choice([0.4, 0.9, 1.0], m),
         ),
         hill,
+    ),
+    "lognormal": Case(
+        co.Lognormal,
+        lambda rng, m: (scale(rng, m), 10 ** rng.uniform(0, 1.7, m), 10 ** rng.uniform(-1, 0.2, m)),
+        lognormal,
     ),
     "saturating exponential": Case(
         co.SaturatingExponential, surge, lambda b, a, t, r: a * (1 - np.exp(-r * positive(b - t)))
@@ -467,8 +478,8 @@ def test_the_exported_expression_is_the_value(case):
     model = pyo.ConcreteModel()
     model.excess = pyo.Var(bounds=(0, None))
     for member in range(8):
-        if case is CASES["step table"]:
-            with pytest.raises(co.UnsupportedProblemError, match="binary"):
+        if case in (CASES["step table"], CASES["lognormal"]):
+            with pytest.raises(co.UnsupportedProblemError, match=r"binary|no algebraic expression"):
                 utility.expression(model.excess, pyo.exp, member)
             continue
         formula = utility.expression(model.excess, pyo.exp, member)
@@ -508,6 +519,12 @@ def test_a_small_problem_is_solved_and_its_prices_are_marginal_utilities(case):
         co.Hill(1.0, 1e-300, 0.01),
         co.Hill(1.0, 1e300, 30.0),
         co.Hill(0.0, 1.0, 0.5),
+        co.Lognormal(1.0, 50.0, 1e-300),
+        co.Lognormal(1.0, 50.0, 1e300),
+        co.Lognormal(1.0, 50.0, 30.0),
+        co.Lognormal(1.0, 1e300, 39.0),
+        co.Lognormal(1e-300, 1e-300, 1.0),
+        co.Lognormal(0.0, 50.0, 1.0),
         co.SaturatingExponential(1.0, 50.0, 1e300),
         co.SaturatingExponential(1.0, 1e300, 1e-300),
         co.SaturatingExponential(1e-300, 0.0, 1e-10),
@@ -554,7 +571,11 @@ def test_extreme_parameters_give_numbers(utility, upper):
 
 
 def test_a_rise_within_one_rounding_error_is_taken():
-    for utility in (co.Logistic(1.0, 50.0, 1e300), co.Hill(1.0, 50.0, 1e300)):
+    for utility in (
+        co.Logistic(1.0, 50.0, 1e300),
+        co.Hill(1.0, 50.0, 1e300),
+        co.Lognormal(1.0, 50.0, 1e-300),
+    ):
         answer = utility.best_response(
             np.float64(1.0), np.float64(1e-3), np.float64(0.0), np.float64(100.0)
         )
@@ -619,6 +640,8 @@ def test_where_tokens_are_asked_for_a_hump_is_held_past_its_peak_or_left_behind(
         (lambda: co.Hill(0.5, 0.0, 2.0), r"Hill: half = 0.0: must be positive"),
         (lambda: co.Hill(0.5, [1.0, 2.0], [2.0, 0.0]), r"power\[1\] = 0.0"),
         (lambda: co.Hill([0.1] * 2, [1.0] * 3, 2.0), "lengths"),
+        (lambda: co.Lognormal(0.5, 0.0, 1.0), r"Lognormal: median = 0.0: must be positive"),
+        (lambda: co.Lognormal(0.5, 9.0, [1.0, 0.0]), r"spread\[1\] = 0.0: must be positive"),
         (lambda: co.Triangular(-0.1, 0.0, 1.0), r"Triangular: scale = -0.1"),
         (lambda: co.Quadratic(0.1, 0.0, 0.0), r"Quadratic: width = 0.0: must be positive"),
         (lambda: co.SaturatingExponential(0.1, -2.0, 1.0), r"threshold = -2.0"),
@@ -637,6 +660,7 @@ def test_wrong_parameters_are_named(make, match):
     [
         lambda: co.Logistic(1.5, 1.0, 0.1),
         lambda: co.Hill(1.5, 1.0, 2.0),
+        lambda: co.Lognormal(1.5, 1.0, 1.0),
         lambda: co.Triangular(1.5, 0.0, 1.0),
         lambda: co.Quadratic(1.5, 0.0, 1.0),
         lambda: co.SaturatingExponential(1.5, 0.0, 1.0),

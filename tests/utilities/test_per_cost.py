@@ -195,6 +195,36 @@ def test_a_sampled_curve_that_breaks_the_shape_is_refused_with_advice():
     assert seen.inflection_excess == seen.saturation_excess == 25.0
 
 
+@pytest.mark.parametrize("ends", [1.0, 0.9, 0.5, 0.0])
+def test_a_lognormal_is_s_shaped_in_lognormal_tokens_that_spread_as_widely(ends):
+    rng = np.random.default_rng(4)
+    median, spread = 10.0 ** rng.uniform(0, 5, M), 10.0 ** rng.uniform(-1.5, 0.5, M)
+    utility = co.Lognormal(rng.uniform(0.1, 1, M), median, spread).broadcast(M)
+    for stretch, wider in ((1.0, 1.0), (3.0, 1.0), (0.5, 1.4)):
+        curve = co.LognormalTokens(stretch * median, wider * spread, ends).broadcast(M)
+        most = median * np.exp(np.minimum(5 * spread, 20.0))
+        seen = PerCost.of(utility, curve, most)
+        # Nothing cheaper a token than the line from nothing, which is reached.
+        b = median * np.exp(np.linspace(-4, 5, 3001)[:, None] * spread)
+        b = np.minimum(b, most)
+        chords = (utility.value(b) / curve.value(b)).max(axis=0)
+        assert (seen.break_even_price() >= chords * (1 - 1e-12)).all()
+        np.testing.assert_allclose(seen.break_even_price(), chords, rtol=1e-4)
+        price = rng.uniform(0.2, 1.0, M) * chords
+        bought = seen.tokens(seen.demand(price))
+        gain = utility.value(bought) - price * curve.value(bought)
+        best = (utility.value(b) - price * curve.value(b)).max(axis=0)
+        assert (gain >= best * (1 - 1e-9)).all()
+
+
+def test_a_lognormal_in_tokens_that_spread_less_may_be_refused():
+    # In the far tail the narrower law has ended: utility is gained at next to no cost.
+    utility = co.Lognormal(0.8, 100.0, [1.2]).broadcast(1)
+    curve = co.LognormalTokens(100.0, 0.9).broadcast(1)
+    with pytest.raises(co.DeclarationError, match=r"LognormalTokens.*then rises"):
+        PerCost.of(utility, curve, np.array([20_000.0]))
+
+
 @pytest.mark.parametrize("ends", [1.0, 0.8])
 def test_a_utility_in_any_cost_is_solved_exactly_or_refused(ends):
     rng = np.random.default_rng(11)
