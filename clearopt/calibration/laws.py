@@ -47,6 +47,7 @@ class Law:
 
     name: str
     smooth = True  # whether the density has neither a jump nor a kink
+    jumps = False  # whether it starts at more than 0: the likelihood then has no slope in a stretch
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         """log f, as a density in y."""
@@ -116,6 +117,7 @@ class ShiftedSurgeLaw(Law):
 
     name = "shifted-surge"
     smooth = False
+    jumps = True
 
     def log_density(self, y: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
         x = _past(y, u, v)

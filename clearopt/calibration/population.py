@@ -27,7 +27,8 @@ from scipy.special import expit
 from clearopt.calibration.likelihood import Answers, BetaChance
 from clearopt.validation import FloatArray
 
-_LOCATION_NODES, _SHAPE_NODES, _SHAPE_NODES_OF_MANY = 7, 5, 3
+_LOCATION_NODES, _LOCATION_NODES_OF_JUMPS = 7, 21
+_SHAPE_NODES, _SHAPE_NODES_OF_MANY = 5, 3
 _MANY = 1000  # queries from which a coarser rule for the shape does
 _STEPS = 60  # of climbing; ten are usual
 _REACH = 0.5  # of a step, in deviations of the priors
@@ -146,8 +147,10 @@ def fit_population(
     location moves with it.
     """
     integral = _Integral(answers, design, shared)
-    vector = centre.copy()
-    vector[parameter_names(design.shape[1]).index("stretch")] = stretch
+    vector, at = centre.copy(), parameter_names(design.shape[1]).index("stretch")
+    vector[at] = stretch
+    if answers.law.jumps:
+        centre = vector.copy()
     nodes = integral.settled(vector, integral.first_nodes(vector))
     before, share, least, patience = math.inf, 1.0, math.inf, 0
     for _ in range(_STEPS):
@@ -209,7 +212,8 @@ class _Integral:
         self.answers, self.design, self.shared = answers, design, shared
         self.covariates = int(design.shape[1])
         shapes = _SHAPE_NODES_OF_MANY if answers.queries > _MANY else _SHAPE_NODES
-        self.rule = _rule(_LOCATION_NODES, 1 if shared else shapes)
+        locations = _LOCATION_NODES_OF_JUMPS if answers.law.jumps else _LOCATION_NODES
+        self.rule = _rule(locations, 1 if shared else shapes)
 
     def _parameters(self, vector: FloatArray) -> Parameters:
         return Parameters.of(vector, self.covariates)
@@ -333,7 +337,10 @@ class _Integral:
         scores[:, at["location"]] = mean(in_mean)
         scores[:, 1 : at["log_deviation"]] = scores[:, :1] * design
         scores[:, at["log_deviation"]] = mean(in_deviation)
-        for name in ("shape", "stretch", "chance") if self.shared else ("stretch",):
+        likely = ("shape", "stretch", "chance") if self.shared else ("stretch",)
+        for name in likely:
+            if name == "stretch" and self.answers.law.jumps:
+                continue  # it stays where it was put
             step = np.zeros(vector.size)
             step[at[name]] = _STEP
             change = self._seen(vector + step, nodes) - self._seen(vector - step, nodes)
