@@ -93,6 +93,15 @@ def test_features_without_signal_fall_back_to_the_population(regressor, kind):
     assert found.solve[0] == pytest.approx(data.rollouts.solved.mean(), abs=0.02)
 
 
+def test_a_feature_that_varies_by_rounding_alone_does_no_harm():
+    data = simulated(27, queries=80, samples=3)
+    nearly = np.full((80, 1), np.log(3.0))
+    nearly[::2] = np.nextafter(nearly[::2], 2.0)
+    joined = data.features.joined(Features(("nearly",), nearly))
+    plain, with_it = (fit_predictor(f, data.rollouts) for f in (data.features, joined))
+    assert with_it.signal == pytest.approx(plain.signal, abs=1e-9)
+
+
 def test_noise_is_seldom_taken_for_signal():
     taken = []
     for seed in range(12):
