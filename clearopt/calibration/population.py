@@ -139,15 +139,18 @@ def fit_population(
     centre: FloatArray,
     width: FloatArray,
     shared: bool,
-    start: FloatArray,
+    stretch: float = 0.0,
 ) -> Population:
-    """Maximise the marginal likelihood times the priors N(centre, width^2), from `start`.
+    """Maximise the marginal likelihood times the priors N(centre, width^2).
 
-    A good start saves most of the way: with many answers a query, all locations move with the
-    stretch.
+    `stretch` is where its search starts: a good start saves most of the way, as every query's
+    location moves with it.
     """
     integral = _Integral(answers, design, shared)
-    vector = start
+    vector, at = centre.copy(), parameter_names(design.shape[1]).index("stretch")
+    vector[at] = stretch
+    if answers.law.jumps:
+        centre = vector.copy()
     nodes = integral.settled(vector, integral.first_nodes(vector))
     before, share, least, patience = math.inf, 1.0, math.inf, 0
     for _ in range(_STEPS):
@@ -169,8 +172,9 @@ def fit_population(
         nodes = integral.settled(vector, nodes, turns=_TURNS_OF_A_STEP)
     nodes = integral.settled(vector, nodes)
     value, scores = integral.value_and_scores(vector, nodes)
-    seen = integral.information(vector, nodes) if answers.law.smooth else scores.T @ scores
-    information = seen + np.diag(width**-2.0)
+    smooth = answers.law.smooth
+    information = integral.information(vector, nodes) if smooth else scores.T @ scores
+    information += np.diag(width**-2.0)
     return Population(vector, _inverse(information), design.shape[1], shared, value)
 
 
