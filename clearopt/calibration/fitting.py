@@ -41,7 +41,12 @@ from clearopt.calibration.isotonic import (
 )
 from clearopt.calibration.laws import LAWS
 from clearopt.calibration.likelihood import Answers
-from clearopt.calibration.population import Population, Posterior, fit_population
+from clearopt.calibration.population import (
+    Population,
+    Posterior,
+    fit_population,
+    parameter_names,
+)
 from clearopt.calibration.predictive import Curves, predictive
 from clearopt.calibration.priors import centre_and_width, wide_law
 from clearopt.calibration.rollouts import CalibrationError, Rollouts
@@ -221,9 +226,11 @@ def _partial(task: _Task, label: Any, members: NDArray[np.intp], rollouts: Rollo
     law, design = LAWS[task.family], task.design[members]
     answers = Answers.arranged(law, rollouts, members.size, wide_law(rollouts))
     centre, width = centre_and_width(law, rollouts, design.shape[1])
-    population = fit_population(
-        answers, design, centre, width, task.free == "threshold", within_stretch(answers)
-    )
+    shared = task.free == "threshold"
+    start = _start(task.family, rollouts, answers, centre, shared)
+    if law.jumps:
+        centre = start  # for the stretch, of which the likelihood has no slope
+    population = fit_population(answers, design, centre, width, shared, start)
     posterior = population.posterior(answers, design)
     stretch = population.parameters.stretch
     agreement = math.inf if population.shared else math.exp(population.parameters.log_agreement)
@@ -239,6 +246,27 @@ def _partial(task: _Task, label: Any, members: NDArray[np.intp], rollouts: Rollo
         residuals(answers, posterior, rollouts, stretch, agreement),
         [],
     )
+
+
+def _start(
+    family: str, rollouts: Rollouts, answers: Answers, centre: FloatArray, shared: bool
+) -> FloatArray:
+    """Where to look for the population first: what the queries by themselves say."""
+    covariates = (centre.size - len(parameter_names(0))) // 2
+    at = parameter_names(covariates).index
+    start = centre.copy()
+    start[at("stretch")] = within_stretch(answers)
+    if family == "lognormal" and not shared:
+        return start
+    found = separate_estimates(family, rollouts, answers.queries, shared)
+    known = np.bincount(rollouts.query[rollouts.solved], minlength=answers.queries) > 0
+    if known.any():
+        start[at("location")] = np.median(found.u[known])
+        start[at("shape")] = np.median(found.v[known])
+    if shared:
+        chance = min(max(float(found.chance[0]), 0.01), 0.99)
+        start[at("chance")] = math.log(chance / (1 - chance))
+    return start
 
 
 def _separate(task: _Task, label: Any, members: NDArray[np.intp], rollouts: Rollouts) -> _Part:

@@ -139,18 +139,15 @@ def fit_population(
     centre: FloatArray,
     width: FloatArray,
     shared: bool,
-    stretch: float = 0.0,
+    start: FloatArray,
 ) -> Population:
-    """Maximise the marginal likelihood times the priors N(centre, width^2).
+    """Maximise the marginal likelihood times the priors N(centre, width^2), from `start`.
 
-    `stretch` is where its search starts: a good start saves most of the way, as every query's
-    location moves with it.
+    A good start saves most of the way: with many answers a query, all locations move with the
+    stretch.
     """
     integral = _Integral(answers, design, shared)
-    vector, at = centre.copy(), parameter_names(design.shape[1]).index("stretch")
-    vector[at] = stretch
-    if answers.law.jumps:
-        centre = vector.copy()
+    vector = start
     nodes = integral.settled(vector, integral.first_nodes(vector))
     before, share, least, patience = math.inf, 1.0, math.inf, 0
     for _ in range(_STEPS):
@@ -172,9 +169,8 @@ def fit_population(
         nodes = integral.settled(vector, nodes, turns=_TURNS_OF_A_STEP)
     nodes = integral.settled(vector, nodes)
     value, scores = integral.value_and_scores(vector, nodes)
-    smooth = answers.law.smooth
-    information = integral.information(vector, nodes) if smooth else scores.T @ scores
-    information += np.diag(width**-2.0)
+    seen = integral.information(vector, nodes) if answers.law.smooth else scores.T @ scores
+    information = seen + np.diag(width**-2.0)
     return Population(vector, _inverse(information), design.shape[1], shared, value)
 
 
