@@ -5,6 +5,7 @@ predictor = fit_predictor(features.take(seen), rollouts)
 utilities = predictor.predict(features.take(new)).utilities
 """
 
+from clearopt.prediction.decision import LinearThresholds, fit_to_value
 from clearopt.prediction.encoders import HuggingFaceEncoder, WordLlamaEncoder, encode
 from clearopt.prediction.features import (
     Features,
@@ -23,6 +24,7 @@ from clearopt.prediction.predictor import (
 __all__ = [
     "Features",
     "HuggingFaceEncoder",
+    "LinearThresholds",
     "Predicted",
     "PredictionWarning",
     "Predictor",
@@ -30,6 +32,7 @@ __all__ = [
     "as_features",
     "encode",
     "fit_predictor",
+    "fit_to_value",
     "prompt_features",
     "read_features",
     "rollout_features",

@@ -9,10 +9,11 @@ features x of queries whose rollouts are known:
   are rarely right have few of them.
 
 A new query's own mean is not known but for an error of the regression, and its answers scatter
-around that mean. Both are taken as normal in log T, so their variances add up: the expected
-accuracy over the predictive distribution is a `Lognormal` utility again, S-shaped, with the spread
-that right answers of unseen queries showed around their prediction. What an answer costs, right or
-wrong, is a `LognormalTokens` curve of the same making.
+around that mean. How far the two together lead was seen on held-out training queries, and that is
+the predictive distribution: either as it was measured, a `Tabulated` utility (models have a least
+length that no normal law knows), or as a normal law of log T. The normal variances of error and
+scatter add up, so the expected accuracy is a `Lognormal` utility then, S-shaped. What an answer
+costs, right or wrong, is a `LognormalTokens` curve.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from clearopt.prediction.conformal import Conformal, around_mean, around_quantil
 from clearopt.prediction.features import Features, FeaturesLike, as_features
 from clearopt.prediction.regression import CrossFitted, Learner, Model, cross_fit, learners
 from clearopt.prediction.summaries import Summaries, summarise
-from clearopt.utilities import Lognormal, LognormalTokens
+from clearopt.utilities import Lognormal, LognormalTokens, Tabulated
 from clearopt.validation import FloatArray
 
 _FEWEST = 10  # queries with a right answer: of fewer no regression is made
+_LEVELS = np.concatenate([[0.0], (np.arange(48) + 0.5) / 48.0, [1.0]])  # of measured laws
 _LEAST_SPREAD = 0.02  # of log T: no step functions
 _LEAST_SHARE = 1e-3  # of answers that are right: no query is written off for certain
 
@@ -60,6 +62,7 @@ class Predicted:
     threshold_spread: FloatArray
     cost_threshold: FloatArray
     cost_spread: FloatArray
+    _quantiles: FloatArray | None
     _conformal: Conformal
     _x: FloatArray
 
@@ -67,14 +70,22 @@ class Predicted:
         return int(self.solve.size)
 
     @property
-    def utilities(self) -> Lognormal:
+    def utilities(self) -> Lognormal | Tabulated:
         """Expected accuracy under a cap, over the predictive distribution: n members."""
-        return Lognormal(self.solve, self.threshold, self.spread)
+        if self._quantiles is None:
+            return Lognormal(self.solve, self.threshold, self.spread)
+        grid = self.threshold[:, None] * np.exp(self.spread[:, None] * self._quantiles)
+        # Quantiles that coincide are kept apart by rounding's distance, as a table wants them.
+        grid = np.maximum.accumulate(grid, axis=1)
+        grid = grid + np.spacing(grid[:, -1:]) * np.arange(grid.shape[1])
+        return Tabulated(grid, self.solve[:, None] * _LEVELS)
 
     @property
     def known_threshold(self) -> Lognormal:
-        """The utility if the predicted threshold were the true one: what `clearopt.robust` takes,
-        beside `threshold_spread`."""
+        """The utility if the predicted threshold were the true one, by normal laws.
+
+        `clearopt.robust` takes it, beside `threshold_spread`.
+        """
         own = np.sqrt(np.maximum(self.spread**2 - self.threshold_spread**2, _LEAST_SPREAD**2))
         return Lognormal(self.solve, self.threshold, own)
 
@@ -134,6 +145,7 @@ class Predictor:
     _length: Model
     _cost: Model
     _spread: Model
+    _quantiles: FloatArray | None
     _cost_spread: float
     _within: float
     _conformal: Conformal
@@ -160,6 +172,7 @@ class Predictor:
             threshold_spread=own,
             cost_threshold=np.exp(self._cost(x)),
             cost_spread=np.full(len(given), self._cost_spread),
+            _quantiles=self._quantiles,
             _conformal=self._conformal,
             _x=x,
         )
@@ -174,6 +187,7 @@ def fit_predictor(
     rollouts: Rollouts,
     *,
     regressor: Literal["ridge", "boosting"] | Any = "ridge",
+    law: Literal["measured", "lognormal"] = "measured",
     intervals: Literal["conformal", "quantile"] = "conformal",
     level: float = 0.9,
     seed: int = 0,
@@ -187,6 +201,8 @@ def fit_predictor(
             what lies beyond it was not seen, so accuracies hold for caps up to there.
         regressor: "ridge" for few queries or embeddings, "boosting" for hundreds of queries and
             more, or a regressor of scikit-learn's kind (shares stay a ridge's).
+        law: of a right answer's length around its prediction: "measured", as held-out answers
+            scattered, in a table; "lognormal", a curve with a formula and derivatives.
         intervals: "conformal": of one width, at any level; "quantile": as wide as the features say,
             at one level, for hundreds of queries and more.
         level: that level.
@@ -203,6 +219,8 @@ def fit_predictor(
     """
     given = as_features(features)
     means, shares = learners(regressor)
+    if law not in ("measured", "lognormal"):
+        raise DeclarationError(f"law = {law!r}: must be 'measured' or 'lognormal'")
     if intervals not in ("conformal", "quantile"):
         raise DeclarationError(f"intervals = {intervals!r}: must be 'conformal' or 'quantile'")
     if int(rollouts.query.max()) >= len(given):
@@ -226,7 +244,7 @@ def fit_predictor(
     weight = _precision(found.right[right], y, found.right_within)
     weight = weight * (found.right / np.maximum(found.count, 1))[right]
     length = cross_fit(means, x, y, weight, seed=seed)
-    spread = _right_spread(means, x, length, rollouts, found, seed)
+    spread, quantiles = _right_law(means, x, length, rollouts, found, seed)
     cost, cost_spread = _cost(means, given, rollouts, found, seed)
     conformal = (
         around_mean(length, y)
@@ -248,6 +266,7 @@ def fit_predictor(
         _length=length.final,
         _cost=cost.final,
         _spread=spread,
+        _quantiles=quantiles if law == "measured" else None,
         _cost_spread=cost_spread,
         _within=found.right_within,
         _conformal=conformal,
@@ -261,24 +280,26 @@ def _precision(count: FloatArray, y: FloatArray, within: float) -> FloatArray:
     return 1.0 / np.maximum(between + within / count, _LEAST_SPREAD**2)
 
 
-def _right_spread(
+def _right_law(
     learner: Learner,
     x: FloatArray,
     length: CrossFitted,
     rollouts: Rollouts,
     found: Summaries,
     seed: int,
-) -> Model:
-    """How far right answers of a held-out query lie from its prediction, by its features.
+) -> tuple[Model, FloatArray]:
+    """How right answers of a held-out query scatter around its prediction.
 
-    The squared errors are regressed in their logarithm and then scaled to be right on average.
+    Their spread, by features: the squared errors are regressed in their logarithm and then scaled
+    to be right on average. And at `_LEVELS` the quantiles of the errors in units of that spread,
+    each query counting by its share of right answers.
     """
     right = found.right > 0
     held_out = np.full(found.count.size, np.nan)
     held_out[right] = length.held_out
     query = rollouts.query[rollouts.solved]
-    errors = (found.imputed[rollouts.solved] - held_out[query]) ** 2
-    total = np.bincount(query, weights=errors, minlength=found.count.size)[right]
+    errors = found.imputed[rollouts.solved] - held_out[query]
+    total = np.bincount(query, weights=errors**2, minlength=found.count.size)[right]
     square = total / found.right[right]
     share = (found.right / np.maximum(found.count, 1))[right]
     logs = np.log(square + _LEAST_SPREAD**2)
@@ -288,7 +309,13 @@ def _right_spread(
     def spread(at: FloatArray) -> FloatArray:
         return np.maximum(np.sqrt(factor * np.exp(by_features.final(at))), _LEAST_SPREAD)
 
-    return spread
+    own = np.full(found.count.size, np.nan)
+    own[right] = np.sqrt(factor * np.exp(by_features.held_out))
+    scaled = errors / np.maximum(own, _LEAST_SPREAD)[query]
+    order = np.argsort(scaled)
+    weight = (1.0 / found.count[query])[order]
+    below = (np.cumsum(weight) - 0.5 * weight) / weight.sum()
+    return spread, np.interp(_LEVELS, below, scaled[order])
 
 
 def _cost(

@@ -23,6 +23,7 @@ Model: TypeAlias = Callable[[FloatArray], FloatArray]
 
 _BEYOND_CHANCE = 1.645  # standard errors: one side of 5 %
 _TINY = 1e-12
+_ROUNDING = 1e-10  # relative
 _MANY = 5_000  # queries from which threads pay
 
 
@@ -258,8 +259,13 @@ def _trees_for(n: int) -> dict[str, Any]:
 
 
 def _standardised(x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Model]:
-    scaler = _sklearn("preprocessing").StandardScaler().fit(x, sample_weight=weight)
-    return scaler.transform(x), scaler.transform
+    """Features of weighted mean 0 and variance 1, and how others are brought to the same scale."""
+    mean = np.average(x, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weight))
+    # A feature that varied by rounding alone, or not at all, is left out.
+    varied = deviation > _ROUNDING * np.abs(x).max(axis=0)
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varied)
+    return (x - mean) * scale, lambda new: (new - mean) * scale
 
 
 def _both_outcomes(

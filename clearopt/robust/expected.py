@@ -137,7 +137,7 @@ def chance_constrained(
     Raises:
         DeclarationError: another family, a risk outside (0, 1), or a spread that is negative.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     if not 0 < risk < 1:
         raise DeclarationError(f"risk = {risk!r}: must lie between 0 and 1")
@@ -151,7 +151,7 @@ def chance_constrained(
         raise _unknown(utility, "chance_constrained")
     queries = max(int(np.size(value)) for value in (*utility.parameters, spread))
     each = risk / queries if jointly else risk
-    return with_threshold(utility, threshold_of(utility) * np.exp(norm.isf(each) * spread))
+    return with_threshold(utility, threshold_of(utility) * np.exp(-ndtri(each) * spread))
 
 
 # -------------------------------------------------------------------------------- thresholds
