@@ -126,8 +126,17 @@ class Table:
         return float(value[tuple(self.budget.tolist())])
 
     def bound(self, found: float) -> float:
-        """A bound on what `fill` found that rounding cannot break, from above."""
-        return found + 4 * (len(self.amounts) + 2) * _ROUNDING * self.size
+        """A bound on what `fill` found that rounding cannot break, from above.
+
+        Sums of terms that nowhere lose round by their own size, so that nothing stays nothing;
+        where terms may lose, an optimum loses no more than it could win beyond `found`.
+        """
+        size = self.size
+        if all(len(group) == 1 for group in self.groups) and math.isfinite(found):
+            won = math.fsum(max(float(g.max(initial=0.0)), 0.0) for g in self.gains)
+            losing = any(bool((g < 0).any()) for g in self.gains)
+            size = min(size, 2 * won - found if losing else abs(found))
+        return found + 4 * (len(self.amounts) + 2) * _ROUNDING * size
 
     def _step(self, value: FloatArray, group: list[int]) -> FloatArray:
         """One query, or the options of one choice of which all others have nothing."""

@@ -166,7 +166,8 @@ class ManyRows:
         row, query, a = self._entries
         least, most = _activity(problem.rows, lower, upper)
         size = np.maximum(np.abs(problem.budgets), np.maximum(np.abs(least), np.abs(most)))
-        slack = 1e-9 * size
+        # What a row of one query equals is known to the last digit.
+        slack = np.where(problem.equality & self._single, 1e-15 * size, 1e-9 * size)
         ends = np.minimum(a * lower[query], a * upper[query])
         room = (problem.budgets + slack - least)[row] + ends
         up, down = a > 0, a < 0
@@ -192,6 +193,12 @@ class ManyRows:
         plain = np.diff(self.problem.curve_rows.indptr) == 0
         kept = plain[entries.row] & (entries.data != 0)
         return entries.row[kept], entries.col[kept], entries.data[kept]
+
+    @cached_property
+    def _single(self) -> NDArray[np.bool_]:
+        """Which rows charge the tokens of one query alone."""
+        row, _, _ = self._entries
+        return np.bincount(row, minlength=self.problem.rows.shape[0]) == 1
 
     # ------------------------------------------------------------------ relaxation
     def bound_at(self, prices: FloatArray, lower: FloatArray, upper: FloatArray) -> Bounded:

@@ -88,8 +88,9 @@ def _meet_floors(
             break
         more = np.minimum(queries.whole_after(tokens), queries.upper)
         rise = queries.utility(more) - utility
-        # What is short counts by its share of the level, and no further than it is short.
-        worth = (problem.floors.T @ (np.maximum(short, 0.0) / np.abs(problem.levels))) * rise
+        # What is short counts by its share of the level; a level of nothing has no shares.
+        level = np.where(problem.levels == 0, 1.0, np.abs(problem.levels))
+        worth = (problem.floors.T @ (np.maximum(short, 0.0) / level)) * rise
         cost = np.maximum(queries.cost * (more - tokens), 0.0) - queries.weight * rise
         can = able & (more > tokens) & (worth > 0)
         if queries.least is not None:
