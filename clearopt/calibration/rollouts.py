@@ -61,7 +61,8 @@ class Rollouts:
         require(numbers, whole, "Rollouts: query", "must be a whole number of at least 0")
         require(lengths, lengths >= 0, "Rollouts: tokens", "must be at least 0")
         object.__setattr__(self, "query", numbers.astype(np.intp))
-        object.__setattr__(self, "tokens", lengths)
+        # Less than a millionth of a token is rounding, and no length to fit a law to.
+        object.__setattr__(self, "tokens", np.where(lengths < 1e-6, 0.0, lengths))
         object.__setattr__(self, "correct", flags["correct"].astype(bool))
         object.__setattr__(self, "finished", flags["finished"].astype(bool))
 

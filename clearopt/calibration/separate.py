@@ -254,7 +254,7 @@ def _with_errors(
     uu = -(value(h, 0) + value(-h, 0) - 2 * middle) / h**2
     vv = -(value(0, h) + value(0, -h) - 2 * middle) / h**2
     uv = -(value(h, h) - value(h, -h) - value(-h, h) + value(-h, -h)) / (4 * h * h)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         if shared:
             # One shape for all: what the locations leave of its information.
             u_part = np.where(uu > 0, uv**2 / uu, 0.0)

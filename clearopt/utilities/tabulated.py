@@ -35,7 +35,7 @@ class Tabulated(Utility):
 
     Args:
         grid: budgets in tokens, at least 0 and strictly increasing; (G,) for all queries, or
-            (m, G), one row a query. Where it does not start at 0, nothing is reached at 0 tokens.
+            (m, G), one row a query. A row that does not start at 0 reaches nothing at 0 tokens.
         values: accuracy at each of them, at least 0, usually at most 1; (G,) or (m, G).
         interpolation: "linear" or "step".
 
@@ -407,18 +407,15 @@ def _checked(
     rises[..., 1:] = _rises(budgets)
     _require(budgets, rises, "grid", "must be larger than the entry before it")
     _warn_above_one(reached)
-    starts = budgets[..., 0] == 0
-    if not starts.all():
-        if starts.any():
-            row = int(np.argmin(starts))
-            raise DeclarationError(
-                f"Tabulated: grid[{row}, 0] = {budgets[row, 0].item()!r}: other rows start at 0 "
-                "tokens, this one does not; let all of them, or none"
-            )
-        budgets = _with_zero(budgets)
-        reached = _with_zero(reached)
     shape = budgets.shape if budgets.ndim >= reached.ndim else reached.shape
-    tables = [np.array(np.broadcast_to(table, shape)) for table in (budgets, reached)]
+    budgets, reached = np.broadcast_to(budgets, shape), np.broadcast_to(reached, shape)
+    starts = budgets[..., :1] == 0
+    if not starts.all():
+        # Rows that do start at 0 get a point past their end instead, which changes nothing there.
+        past = np.maximum(2.0 * budgets[..., -1:], 1.0)
+        budgets = np.where(starts, _with_last(budgets, past), _with_zero(budgets))
+        reached = np.where(starts, _with_last(reached, reached[..., -1:]), _with_zero(reached))
+    tables = [np.array(table) for table in (budgets, reached)]
     for table in tables:
         table.setflags(write=False)
     return tables[0], tables[1]
@@ -426,6 +423,10 @@ def _checked(
 
 def _with_zero(table: FloatArray) -> FloatArray:
     return np.concatenate([np.zeros((*table.shape[:-1], 1)), table], axis=-1)
+
+
+def _with_last(table: FloatArray, last: FloatArray) -> FloatArray:
+    return np.concatenate([table, last], axis=-1)
 
 
 def _table(given: ArrayLike, name: str, unit: str) -> FloatArray:

@@ -17,7 +17,7 @@ def misspecified(seed, n):
 
 def worth(threshold, truth, tokens, batch=24):
     """Mean true utility of exact allocations on the word of these thresholds, batch by batch."""
-    found = []
+    found, truth = [], truth.broadcast(threshold.size)
     for start in range(0, threshold.size, batch):
         members = np.arange(start, start + batch)
         own = truth.take(members)
