@@ -76,6 +76,8 @@ def add_fit_command(commands: Any) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, required=True, metavar="PATH",
         help="a table by query: .csv, .tsv, .jsonl or .parquet")  # fmt: skip
+    add("--plot", type=Path, default=None, metavar="PICTURE",
+        help="draw how well the curves foretell answers left out (.png, .svg, .pdf)")  # fmt: skip
     add("--force", action="store_true", help="replace a file that exists")
     add("--quiet", action="store_true", help="print nothing but errors")
 
@@ -83,12 +85,16 @@ def add_fit_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, fit, share out, write; returns the exit code."""
     from clearopt.calibration import fit_curves, read_rollouts
+    from clearopt.plots import require_matplotlib
     from clearopt.tables import format_of, write_table
 
     out: Path = options.out
     format_of(out)
     check_free(out, options.force)
     check_folder_of(out)
+    if options.plot is not None:
+        require_matplotlib()
+        check_free(options.plot, options.force)
     if options.budget is None and options.realised:
         raise DeclarationError("--realised: is about a budget; give --budget TOKENS")
     traces = read_rollouts(options.file, columns=dict(options.columns))
@@ -100,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
         for said in (*traces.notes, *fitted.warnings):
             print(f"clearopt: note: {said}", file=sys.stderr)
         print(f"{selected.name}: {selected.n} curves from {len(selected.rollouts)} rollouts.")
+    if options.plot is not None:
+        fitted.plot(options.plot)
     upper = options.upper or _longest(selected)
     columns = _curves(selected, fitted, upper)
     if options.budget is not None:

@@ -40,6 +40,15 @@ def test_a_budget_of_realised_tokens_gives_larger_caps(file, tmp_path):
     assert caps["realised"] > caps["planned"]
 
 
+def test_a_picture_shows_whether_the_curves_hold(file, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "calibration.svg"
+    given = ["fit", str(file), "--out", str(tmp_path / "curves.csv"), "--plot", str(picture)]
+    assert main(given) == 0
+    assert picture.stat().st_size > 1000
+    assert main([*given, "--quiet"]) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,6 +195,20 @@ class FittedCurves:
             self.models,
             self.design,
         )
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw how well chances and lengths of answers left out are foretold, and save it.
+
+        Args:
+            path: where to; the ending chooses the format (.png, .svg, .pdf).
+
+        Raises:
+            MissingExtraError: Matplotlib is not installed; names the extra.
+            DeclarationError: the curves are tables, or were predicted.
+        """
+        from clearopt.calibration.picture import plot_calibration
+
+        return plot_calibration(self, path)
 
     # ---------------------------------------------------------------- other answers
     def score(self, rollouts: Rollouts) -> dict[str, float]:

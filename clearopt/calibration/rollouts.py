@@ -69,6 +69,10 @@ class Rollouts:
     def __len__(self) -> int:
         return int(self.query.shape[0])
 
+    def __repr__(self) -> str:
+        queries = np.unique(self.query).size
+        return f"Rollouts({len(self)} answers to {queries} quer{'y' if queries == 1 else 'ies'})"
+
     @property
     def solved(self) -> NDArray[np.bool_]:
         """(m,) right and ended by itself: what counts as solved with ample tokens."""

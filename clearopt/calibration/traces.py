@@ -129,6 +129,13 @@ class Traces:
     def __len__(self) -> int:
         return len(self.query_id)
 
+    def __repr__(self) -> str:
+        benchmarks, models = len(set(self.benchmark)), len(set(self.model))
+        return (
+            f"Traces({self.source}: {len(self)} answers, {benchmarks} benchmark"
+            f"{'s' * (benchmarks != 1)}, {models} model{'s' * (models != 1)})"
+        )
+
     def runs(self) -> Iterator[Run]:
         """Every pair of benchmark and model, in the order in which the file has them."""
         pairs = list(zip(self.benchmark, self.model, strict=True))
