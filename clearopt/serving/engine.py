@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clearopt.errors import ClearoptError, DeclarationError
 from clearopt.serving.environment import import_vllm, is_cpu_build, vllm_installed
+from clearopt.serving.lifetime import live_as_long_as_others
 from clearopt.serving.models import resolve_model
 from clearopt.validation import as_float_array, broadcast_to_length, require
 
@@ -111,6 +112,7 @@ class Engine:
                 f"vLLM cannot load {self.model!r} from {self.location}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        live_as_long_as_others(self, self._llm)
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
         self._interrupted = False
 

