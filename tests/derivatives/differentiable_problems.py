@@ -99,6 +99,17 @@ def mixed():
     return batch.most((co.sum(batch.tokens) <= 240.0).named("budget"), objective=total)
 
 
+def varied():
+    """The families of `ALONE` together, so that one compilation serves them all."""
+    batch = Batch(22)
+    part = [batch.tokens[k : k + 2] for k in (0, 2, 4, 6)]
+    total = co.sum(co.Logistic([0.6, 0.9], 30.0, 0.12)(part[0]))
+    total = total + co.sum(co.Lognormal([0.7, 0.8], 30.0, [0.3, 0.8])(part[1]))
+    total = total + co.sum(co.BestOfN([0.2, 0.5], 20.0)(part[2]))
+    total = total + co.sum(co.Quadratic([0.5, 0.9], 8.0, 70.0)(part[3]))
+    return batch.most((co.sum(batch.tokens) <= 240.0).named("budget"), objective=total)
+
+
 def paid():
     batch = Batch(9)
     paid_for = co.sum(batch.accuracy) - 0.002 * (batch.use @ batch.tokens)
@@ -172,9 +183,11 @@ def realised_lognormal():
 
 ONE_ROW = [
     one_row, shifted, hill, logistic, lognormal, saturating, best_of_n, quadratic, sigmoidal,
-    summed, mixed, paid, at_least, exactly, semicontinuous, realised, realised_lognormal,
+    summed, mixed, varied, paid, at_least, exactly, semicontinuous, realised, realised_lognormal,
 ]  # fmt: skip
 SEVERAL_ROWS = [two_rows, grouped, floor, fewest]
+# What compiles long is asked of these within `mixed` and `varied` alone.
+ALONE = [shifted, logistic, lognormal, saturating, best_of_n, quadratic]
 
 
 def moves(layer, seed=0):
