@@ -50,6 +50,7 @@ def all_derivatives(layer, changes):
     return jax.jit(jax.vmap(along))(batch)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("declare", [d for d in ONE_ROW + SEVERAL_ROWS if d not in ALONE])
 def test_derivatives_are_those_of_finite_differences(declare):
     layer = co.differentiable(declare())

@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differentiable_problems import ALONE, ONE_ROW, SEVERAL_ROWS, Batch, moves, together
+from differentiable_problems import (
+    ONE_ROW,
+    SEVERAL_ROWS,
+    Batch,
+    at_least,
+    grouped,
+    hill,
+    mixed,
+    moves,
+    together,
+    varied,
+)
 
 import clearopt as co
 from clearopt.derivatives.separate_rows import obstacle
@@ -44,7 +55,7 @@ def partly_limited():
 PLAIN = [
     declare for declare in (*ONE_ROW, *SEVERAL_ROWS) if obstacle(declare().program) is None
 ] + [triangular, endless, partly_limited]
-TOGETHER = [declare for declare in PLAIN if declare not in ALONE]
+TOGETHER = [hill, mixed, varied, at_least, grouped, triangular, partly_limited]
 NOT_PLAIN = [declare for declare in (*ONE_ROW, *SEVERAL_ROWS) if declare not in PLAIN]
 
 
@@ -143,6 +154,7 @@ def test_a_thousand_queries():
 
 
 # ------------------------------------------------------------------ derivatives
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("declare", TOGETHER)
 def test_first_and_second_derivatives_are_those_of_finite_differences(declare):
     layer = co.differentiable(declare())
@@ -184,6 +196,7 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(declare):
     assert declare is triangular or (moved[priced] < 0).all()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_hessian_in_budgets_and_parameters():
     layer = co.differentiable(Batch(0).of(co.BestOfN(np.linspace(0.2, 0.6, 8), 20.0)))
     budget = jnp.asarray(240.0)
@@ -212,6 +225,7 @@ def test_the_hessian_in_budgets_and_parameters():
     assert float(third) == pytest.approx(float(difference), rel=1e-5)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_batch_is_a_loop():
     layer = co.differentiable(ONE_ROW[0]())
     rng = np.random.default_rng(1)
@@ -259,6 +273,7 @@ def in_budget(layer):
     return jax.jit(lambda b: (functions(b), jax.jacfwd(functions)(b)))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_an_ample_budget_has_no_price():
     tokens, accuracy = surges(4)
     problem = co.Problem(co.Maximize(co.sum(accuracy)), [(co.sum(tokens) <= 1.0).named("budget")])
@@ -290,6 +305,7 @@ def test_a_budget_of_nothing_has_the_best_break_even_price():
     assert float(moved.sum()) == pytest.approx(1.0)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_everything_abandoned():
     tokens, accuracy = surges(4)
     problem = co.Problem(
