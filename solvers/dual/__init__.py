@@ -192,13 +192,8 @@ class Dual(Backend):
         for done, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
             solution = None
             if found is not None:
-                solution = make_solution(
-                    program,
-                    solver=self.name,
-                    seconds=time.perf_counter() - before,
-                    tolerance=options.tolerance,
-                    **found,
-                )
+                seconds = time.perf_counter() - before
+                solution = path.solution(program, found, solver=self.name, seconds=seconds)
             if solution is None or solution.status != "optimal":
                 start = last if solution is None else solution
                 solution = self.solve(program, replace(options, warm_start=start))
