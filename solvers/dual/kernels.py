@@ -157,6 +157,22 @@ def commit(kind: Any, columns: Columns, valid: Any, price: Any, spent_at: Any, t
     return sums, tokens
 
 
+def buy(kind: Any, columns: Columns, valid: Any, price: Any) -> tuple[Any, Any]:
+    """As `commit` where who buys and how much is decided at one price, and nothing elsewhere."""
+    xp = namespace_of(valid)
+    seen = see(kind, columns, valid)
+    response = seen.at(price)
+    reward, paid = seen.weight * response.utility, seen.cost * response.tokens
+    sums = rows(
+        response.gain,
+        seen.size(response, price),
+        seen.coefficient * response.tokens,
+        reward - paid,
+        xp.abs(reward) + xp.abs(paid),
+    )
+    return sums, response.tokens
+
+
 def rows(*terms: Any) -> Any:
     """(k, ceil(m / ROW)): each of the k terms, (m,), summed in rows."""
     xp = namespace_of(terms[0])
@@ -170,7 +186,12 @@ def rows(*terms: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------- compiled
-_QUESTIONS: dict[str, Any] = {"measure": measure, "straddle": straddle, "commit": commit}
+_QUESTIONS: dict[str, Any] = {
+    "measure": measure,
+    "straddle": straddle,
+    "commit": commit,
+    "buy": buy,
+}
 
 
 @cache

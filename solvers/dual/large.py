@@ -155,12 +155,13 @@ class LargeRow:
             plan = self._search(start)
         except OutOfTime as reason:
             message = f"stopped at the {reason}"
-            plan = self._fitting()
         self._searching = False
-        if not message and (exact or plan.ties is not None):
+        if message:
+            plan, sums = self._fitting(sink, once=exact)
+            return self._committed(plan, sums, message)
+        if exact or plan.ties is not None:
             plan = self._spend_exactly(plan)
-        sums = self._commit(plan, sink)
-        return self._committed(plan, sums, message)
+        return self._committed(plan, self._commit(plan, sink), message)
 
     # ------------------------------------------------------------------ passes
     def _ask(
@@ -266,6 +267,11 @@ class LargeRow:
     def _search(self, start: float | None) -> _Plan:
         if math.isinf(self.budget):
             return _Plan(0.0, 0.0)
+        if start is not None and start > 0:
+            self._guess = start, 1.0
+            reason = self._over()
+            if reason:  # a price at once rather than a better one
+                raise OutOfTime(reason)
         sample = self.source.sample(2**14 if self.source.size >= 2**19 else 2**11)
         sample = [part for found in self.source.gathered(sample) for part in found]
         price, elasticity, ample = presolve(sample, self.budget, start)
@@ -389,6 +395,9 @@ class LargeRow:
     def _commit(self, plan: _Plan, sink: Sink | None) -> FloatArray:
         """(5,) sums of `kernels.commit`, the allocation handed on block by block."""
         self.tell("dry run" if sink is None else "allocating")
+        plain = plan.price == plan.spent_at and not plan.taken and plan.ties is None
+        if plain and self._alone:  # processes must go the same way
+            return self._buy(plan.price, sink)
         self.passes += 2
         columns: list[list[FloatArray]] = [[], [], [], [], []]
         ties = self._tie_fill(plan) if plan.ties is not None else None
@@ -494,13 +503,29 @@ class LargeRow:
                 break
         return best
 
-    def _fitting(self) -> _Plan:
-        """A plan for want of time: the least price known to fit, or the first one found that does.
+    def _buy(self, price: float, sink: Sink | None) -> FloatArray:
+        """The sums of `_commit` for everybody's best response to a price, which are handed on."""
+        self.passes += 1
+        columns: list[list[FloatArray]] = [[], [], [], [], []]
+        for _, block, sums, tokens in self._ask("buy", price):
+            for column, values in zip(columns, sums, strict=True):
+                column.append(values)
+            if sink is not None:
+                sink(block, local(tokens)[: block.count])
+        sums = np.array([_exactly(column) for column in columns])
+        gain, size, charge, value, _ = sums.tolist()
+        self._hear(price, gain, size, charge, value)
+        return sums
+
+    def _fitting(self, sink: Sink, *, once: bool) -> tuple[_Plan, FloatArray]:
+        """For want of time: the purchases at the least price known to fit, or at the first one
+        found that does.
+
+        With `once` the sink is only called when they do.
 
         Raises:
             Infeasible: no price does.
         """
-        self._searching = False
         price, elasticity = self._guess
         price = max(price, self._low.price if self._low is not None else 0.0)
         step = _MARGIN / elasticity
@@ -508,10 +533,14 @@ class LargeRow:
             if price > 1e299:
                 raise Infeasible
             price = priced(logarithm(price) + step)
-            self.passes += 1
-            over = logarithm(self._measured(price).demand) - logarithm(self.budget)
+            sums = self._buy(price, None if once else sink)
+            point = self._seen(price, float(sums[2]))
+            if not once and self._high is point:
+                return self._retreat(), sums
+            over = logarithm(point.demand) - logarithm(self.budget)
             step = max(2.0 * step, over / elasticity + _MARGIN / elasticity)
-        return self._retreat()
+        plan = self._retreat()
+        return plan, self._buy(plan.price, sink)
 
     def _retreat(self) -> _Plan:
         """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""

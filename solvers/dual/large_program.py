@@ -124,7 +124,8 @@ def solve_large(
         return None
     if math.isfinite(budget):
         rest = ArraySource(program, coefficient, BLOCK)
-        spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
+        if not found.message:  # else there is no time for it
+            spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
         if charged(coefficient, tokens) > budget * (1 + 1e-10):
             run.retreat(keep)
     return {
