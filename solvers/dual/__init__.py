@@ -21,8 +21,8 @@ from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.apart_progress import Together
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
-from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_caps import solve_large_caps
+from clearopt.solvers.dual.large_plan import OutOfTime
 from clearopt.solvers.dual.large_program import (
     NOT_PLAIN,
     at_least,

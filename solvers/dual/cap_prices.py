@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clearopt.deadline import Deadline
 from clearopt.solvers.dual.caps import Chunk
 from clearopt.solvers.dual.exchange import best_pairs
-from clearopt.solvers.dual.large import Infeasible
+from clearopt.solvers.dual.large_plan import Infeasible
 from clearopt.solvers.dual.presolve import break_even
 from clearopt.solvers.dual.separable import ROUNDING
 from clearopt.validation import FloatArray

@@ -33,7 +33,8 @@ from clearopt.solvers.dual.blocks import SMALL_BLOCK, Block
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.cap_prices import bounds, settle
 from clearopt.solvers.dual.caps import Caps, Chosen, Chunk, Queries, find_caps
-from clearopt.solvers.dual.large import Infeasible, LargeRow
+from clearopt.solvers.dual.large import LargeRow
+from clearopt.solvers.dual.large_plan import Infeasible
 from clearopt.solvers.dual.large_program import charged, spend_the_rest
 from clearopt.solvers.dual.one_row import OneRow
 from clearopt.solvers.dual.presolve import presolve

@@ -31,7 +31,7 @@ from clearopt.program import Program
 from clearopt.solution import Solution
 from clearopt.solvers.dual.blocks import ArraySource, Columns, Group, compact
 from clearopt.solvers.dual.kernels import SUM_ERROR
-from clearopt.solvers.dual.large import OutOfTime
+from clearopt.solvers.dual.large_plan import OutOfTime
 from clearopt.solvers.dual.large_program import budget_of, coefficient_of
 from clearopt.solvers.dual.path_between import Between, Lane
 from clearopt.solvers.dual.path_kernels import (
