@@ -5,7 +5,7 @@
 In one process, after a solve and a short sweep that compile: rounds of a few single solves and one
 sweep, taken in turns so that whatever else the machine does meets both. The ratio is the sweep's
 seconds over the median solve of its round; beside it the same of processor seconds, the largest
-and the median gap, and how many entries one pass was enough for. `frontier` reads prices and
+and the median gap, and how many entries needed no pass, or one. `frontier` reads prices and
 marginal values of every entry on top.
 """
 
@@ -70,12 +70,12 @@ def main() -> None:
         solves += [clocked(problem.solve)[:2] for _ in range(5)]
         one, one_processor = (statistics.median(column) for column in zip(*solves, strict=True))
         gaps = [gap for gap, _ in found]
-        single = np.mean([passes == 1 for _, passes in found])
+        none, single = (np.mean([passes == k for _, passes in found]) for k in (0, 1))
         print(
             f"solve {one:.3f} s; sweep {wall:.2f} s = {wall / one:.0f} solves "
             f"({processor / one_processor:.0f} in processor time), frontier {frontier[0]:.2f} s = "
             f"{frontier[0] / one:.0f}; gap at most {max(gaps):.1e}, median "
-            f"{statistics.median(gaps):.1e}; one pass for {single:.1%}",
+            f"{statistics.median(gaps):.1e}; no pass for {none:.1%}, one for {single:.1%}",
             flush=True,
         )
 

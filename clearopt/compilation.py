@@ -98,7 +98,7 @@ def with_level(program: Program, constraint: Constraint, name: str) -> Program |
     groups = tuple(replace(g, text=constraint.text) if g is group else g
                    for g in program.constraints)  # fmt: skip
     changed = replace(program, **{field: levels, "constraints": groups})
-    check_reach(changed)
+    check_reach(changed, program)
     return changed
 
 

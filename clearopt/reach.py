@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from scipy import sparse
 
@@ -10,28 +12,43 @@ from clearopt.program import Program
 from clearopt.sums import times
 from clearopt.validation import FloatArray
 
+# What the rows of a program come to at least and at most: asked again for every level of a sweep.
+_ENDS: WeakKeyDictionary[Program, tuple[FloatArray, FloatArray]] = WeakKeyDictionary()
 
-def check_reach(program: Program) -> None:
+
+def check_reach(program: Program, like: Program | None = None) -> None:
     """Raise where a row or floor cannot be met whatever the other queries do.
+
+    Args:
+        like: a program that differs from this one in its levels alone.
 
     Raises:
         InfeasibleError: naming the constraint, its level and what its queries come to at best.
     """
     if program.right_hand_side.shape[0]:
-        _check_rows(program)
+        _check_rows(program, _row_ends(like or program))
     if program.floor_levels.shape[0]:
         _check_floors(program)
 
 
-def _check_rows(program: Program) -> None:
+def _row_ends(program: Program) -> tuple[FloatArray, FloatArray]:
+    """The least and the most that each row comes to within the bounds."""
+    ends = _ENDS.get(program)
+    if ends is None:
+        lower, upper = program.least, program.upper
+        least, most = _range(program.rows, lower, upper)
+        if program.curve_rows.nnz:
+            cheap, dear = _range(
+                program.curve_rows, program.curve_value(lower), program.curve_value(upper)
+            )
+            least, most = least + cheap, most + dear
+        ends = _ENDS[program] = least, most
+    return ends
+
+
+def _check_rows(program: Program, ends: tuple[FloatArray, FloatArray]) -> None:
     level, sense = program.right_hand_side, program.sense_array
-    lower, upper = program.least, program.upper
-    least, most = _range(program.rows, lower, upper)
-    if program.curve_rows.nnz:
-        cheap, dear = _range(
-            program.curve_rows, program.curve_value(lower), program.curve_value(upper)
-        )
-        least, most = least + cheap, most + dear
+    least, most = ends
     for broken, end, below, advice in (
         ((sense != ">=") & (least > level + 1e-12 * np.abs(level)), least,
          "below what the bounds of its queries add up to at least",

@@ -21,8 +21,8 @@ from clearopt.solvers.conflict import REASONS_TIME_LIMIT, infeasibility_message
 from clearopt.solvers.dual.apart_progress import Together
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.components import all_from, component_labels, components
-from clearopt.solvers.dual.large import OutOfTime
 from clearopt.solvers.dual.large_caps import solve_large_caps
+from clearopt.solvers.dual.large_plan import OutOfTime
 from clearopt.solvers.dual.large_program import (
     NOT_PLAIN,
     at_least,
@@ -192,13 +192,8 @@ class Dual(Backend):
         for done, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
             solution = None
             if found is not None:
-                solution = make_solution(
-                    program,
-                    solver=self.name,
-                    seconds=time.perf_counter() - before,
-                    tolerance=options.tolerance,
-                    **found,
-                )
+                seconds = time.perf_counter() - before
+                solution = path.solution(program, found, solver=self.name, seconds=seconds)
             if solution is None or solution.status != "optimal":
                 start = last if solution is None else solution
                 solution = self.solve(program, replace(options, warm_start=start))

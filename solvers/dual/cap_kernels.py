@@ -40,6 +40,21 @@ def sides(kind: Any, columns: Columns, valid: Any, price: Any) -> tuple[Any, ...
     )
 
 
+def hurried(kind: Any, columns: Columns, valid: Any, price: Any) -> tuple[Any, ...]:
+    """Gain and its size at the best response; what it and the least amount are charged, and are in
+    tokens."""
+    seen = see(kind, columns, valid)
+    response = seen.at(price)
+    return (
+        response.gain,
+        seen.size(response, price),
+        seen.coefficient * response.tokens,
+        seen.coefficient * seen.lower,
+        response.tokens,
+        seen.lower,
+    )
+
+
 def filled(kind: Any, columns: Columns, valid: Any, price: Any, on: Any) -> tuple[Any, ...]:
     """What each is charged, and buys, if it is past its inflection where `on`, else at its least.
 
@@ -87,6 +102,7 @@ def worth(kind: Any, columns: Columns, valid: Any, tokens: Any) -> tuple[Any, ..
 _QUESTIONS: dict[str, Any] = {
     "demanded": demanded,
     "sides": sides,
+    "hurried": hurried,
     "filled": filled,
     "following": following,
     "worth": worth,

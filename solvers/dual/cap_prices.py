@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clearopt.deadline import Deadline
 from clearopt.solvers.dual.caps import Chunk
 from clearopt.solvers.dual.exchange import best_pairs
-from clearopt.solvers.dual.large import Infeasible
+from clearopt.solvers.dual.large_plan import Infeasible
 from clearopt.solvers.dual.presolve import break_even
 from clearopt.solvers.dual.separable import ROUNDING
 from clearopt.validation import FloatArray
@@ -58,11 +58,13 @@ class Settled:
 def settle(chunk: Chunk, levels: FloatArray, deadline: Deadline) -> Settled:
     """Price and spend the caps of a chunk, whose levels are (g,).
 
-    After the deadline the first price that fits is taken, and nothing is done about what it leaves.
+    After the deadline a guess at the prices is all that there is.
 
     Raises:
         Infeasible: the lower bounds alone exceed a cap.
     """
+    if deadline.over:
+        return _hurried(chunk, levels)
     price = search(chunk, levels, deadline)
     at = price[chunk.label]
     gain, size, edge, least, most = chunk.ask("sides", at)
@@ -77,6 +79,27 @@ def settle(chunk: Chunk, levels: FloatArray, deadline: Deadline) -> Settled:
         tokens = np.where(better, spent, tokens)
     value, charge = chunk.ask("worth", tokens)
     return Settled(price, bound, chunk.totals(value), chunk.totals(charge), tokens)
+
+
+def _hurried(chunk: Chunk, levels: FloatArray) -> Settled:
+    """One pass at the prices that a sample suggests: of who buys then, as many as fit each cap.
+
+    Raises:
+        Infeasible: the lower bounds alone exceed a cap.
+    """
+    price = _first(chunk, levels)
+    gain, size, charge, least, tokens, lower = chunk.ask("hurried", price[chunk.label])
+    room = levels - chunk.totals(least)
+    if (room < 0).any():
+        raise Infeasible
+    # In the order of the queries, which stand cap by cap: nobody buys at less than the price.
+    more = np.cumsum(charge - least)
+    starts = np.searchsorted(chunk.label, np.arange(chunk.count))
+    spent = more - np.r_[0.0, more][starts][chunk.label]
+    tokens = np.where(spent <= (room * (1 - _KEEP))[chunk.label], tokens, lower)
+    value, used = chunk.ask("worth", tokens)
+    bound = bounds(chunk, levels, price, gain, size)
+    return Settled(price, bound, chunk.totals(value), chunk.totals(used), tokens)
 
 
 def bounds(

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from clearopt.solvers.dual.blocks import Columns, Group
 from clearopt.solvers.dual.exchange import PAIRED, best_pairs
-from clearopt.solvers.dual.kernels import response_in_numpy, see
+from clearopt.solvers.dual.kernels import STEEP, response_in_numpy, see
 from clearopt.validation import FloatArray
 
 _SAME_PRICE = 2e-15  # relative distance of prices that are one price
-_SHRINK = 6  # halvings after which those who no longer differ are left out
+_SHRINK = 64  # parts of a bracket, after which those who no longer differ are left out
+_AT_ONCE, _MOST_PRICES = 2_048, 31  # queries times prices, and prices, that are asked at once
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Decision:
     # One array a group; infinite where only this is decided, that the query buys past its
     # inflection: it follows the price.
     tokens: tuple[FloatArray, ...]
+    amounts: tuple[FloatArray, ...]  # the same, at `price` where they follow it
     flat: tuple[float, float]  # prices at which demand is the budget, as far as the core can tell
 
 
@@ -69,36 +71,67 @@ def crossing(groups: list[Group], factor: float, others: Others, budget: float) 
 
     `factor`: how many undecided queries each in the groups stands for.
     """
-    dear, cheap, fixed, step = others.dear, others.cheap, 0.0, 0
+    dear, cheap, parts = others.dear, others.cheap, 1
     while dear - cheap > _SAME_PRICE * dear:
-        middle = 0.5 * (dear + cheap)
-        if not cheap < middle < dear:
+        # Few are asked at many prices in the time that they are asked at one.
+        size = sum(group.size for group in groups)
+        many = min(max(_AT_ONCE // max(size, 1), 1), _MOST_PRICES)
+        prices = cheap + (dear - cheap) * (np.arange(1, many + 1) / (many + 1))
+        prices = prices[(prices > cheap) & (prices < dear)]
+        if not prices.size:
             break
-        step += 1
-        if step % _SHRINK == 0:
-            groups, constant = _still_open(groups, dear, cheap)
-            fixed += constant
-        demand = others.at(middle) + factor * (fixed + charge(groups, middle))
-        dear, cheap = (middle, cheap) if demand <= budget else (dear, middle)
+        demand = np.array([others.at(price) for price in prices.tolist()])
+        fits = demand + factor * charges(groups, prices) <= budget
+        first = int(np.argmax(fits)) if fits.any() else prices.size
+        dear = float(prices[first]) if first < prices.size else dear
+        cheap = float(prices[first - 1]) if first else cheap
+        parts *= many + 1
+        if parts > _SHRINK and cheap < dear:
+            parts = 1
+            groups, others = _still_open(groups, factor, others, dear, cheap)
     return dear, cheap
 
 
-def _still_open(groups: list[Group], dear: float, cheap: float) -> tuple[list[Group], float]:
-    """Those who buy differently at the two prices, and what the others are charged."""
-    open_, constant = [], 0.0
+def charges(groups: list[Group], prices: FloatArray) -> FloatArray:
+    """(k,) what the row charges the groups for their purchases at each of the prices."""
+    if prices.size == 1:
+        return np.array([charge(groups, float(prices[0]))])
+    total = np.zeros(prices.size)
     for group in groups:
-        few = response_in_numpy(group.kind, group.columns, dear)[1]
+        if group.size:
+            again = group.columns.take(np.tile(np.arange(group.size), prices.size))
+            at = np.repeat(prices, group.size)
+            tokens = response_in_numpy(group.kind, again, at)[1]
+            total += np.sum((again.coefficient * tokens).reshape(prices.size, -1), axis=1)
+    return total
+
+
+def _still_open(
+    groups: list[Group], factor: float, others: Others, dear: float, cheap: float
+) -> tuple[list[Group], Others]:
+    """Those who jump between the two prices, and all others, who move next to linearly."""
+    open_, at_dear, at_cheap = [], [others.at(dear)], [others.at(cheap)]
+    for group in groups:
+        seen, few = response_in_numpy(group.kind, group.columns, dear)
         many = response_in_numpy(group.kind, group.columns, cheap)[1]
-        differ = np.flatnonzero(many != few)
-        same = many == few
-        constant += float(np.sum(group.columns.coefficient[same] * few[same]))
-        if differ.size:
-            open_.append(Group(group.kind, group.columns.take(differ)))
-    return open_, constant
+        # As in `straddle`.
+        jumps = (few < seen.bend) | (many - few > STEEP * (1.0 - cheap / dear) * many)
+        if group.columns.integer is not None:
+            jumps = jumps | group.columns.integer
+        jumps &= many > few
+        settled = np.where(jumps, 0.0, group.columns.coefficient)
+        at_dear.append(factor * float(np.sum(settled * few)))
+        at_cheap.append(factor * float(np.sum(settled * many)))
+        if jumps.any():
+            open_.append(Group(group.kind, group.columns.take(np.flatnonzero(jumps))))
+    return open_, Others(dear, cheap, math.fsum(at_dear), math.fsum(at_cheap))
 
 
-def decide(groups: list[Group], others: Others, budget: float) -> Decision:
-    """Fund the undecided in the order in which they break even, as far as the budget goes."""
+def decide(groups: list[Group], others: Others, budget: float, *, follow: bool = True) -> Decision:
+    """Fund the undecided in the order in which they break even, as far as the budget goes.
+
+    Without `follow` amounts are those at the price of the crossing, and the caller spends the rest.
+    """
     dear, cheap = crossing(groups, 1.0, others, budget)
     seen = [response_in_numpy(g.kind, g.columns, dear) for g in groups]
     tokens = [few.copy() for _, few in seen]
@@ -120,9 +153,10 @@ def decide(groups: list[Group], others: Others, budget: float) -> Decision:
     spent_at = dear
     if others.slope < 0:
         spent_at = max(dear + room / others.slope, 0.0)
+    amounts = tuple(held.copy() for held in tokens)
     for group, held in zip(groups, tokens, strict=True):
         held[followers(group, held)] = np.inf
-    return Decision(dear, spent_at, tuple(tokens), _flat(groups, others, budget, dear))
+    return Decision(dear, spent_at, tuple(tokens), amounts, _flat(groups, others, budget, dear))
 
 
 def _charged(groups: list[Group], tokens: list[FloatArray]) -> float:

@@ -45,6 +45,8 @@ _DENSE = 400  # prices up to which H is factorised densely
 _SMALL = 50_000  # entries up to which a matrix is kept dense: sparse ones take longer to call
 _FULL = 0.05  # share of entries from which a product of matrices is quicker densely
 _BLOCK = 16_384  # columns of one at a time
+_SINGLE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps to one thread
+_LEAST_WIDTH = 64  # columns at a time, below which the calls take longer than the products
 _BOUNDARY = 0.995  # of the way to the nearest bound
 _REACH = 8.0  # a price grows or falls by this factor at most in one step
 
@@ -255,7 +257,7 @@ class Function:
     def _product(left: Matrix, diagonal: FloatArray, right: Matrix, *, dense: bool) -> Matrix:
         """left diag(diagonal) right'."""
         if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
-            full = (left * diagonal) @ right.T
+            full = _alone(left, diagonal, right)
             return full if dense else sparse.csr_array(full)
         left, right = sparse.csr_array(left), sparse.csr_array(right)
         if not dense:
@@ -271,10 +273,27 @@ class Function:
         return total
 
 
+def _alone(left: FloatArray, diagonal: FloatArray, right: FloatArray) -> FloatArray:
+    """left diag(diagonal) right', a few columns at a time where the rows are few.
+
+    OpenBLAS sets several threads to larger products, which on busy cores wait for each other: a
+    product of some milliseconds then takes a second.
+    """
+    width = _SINGLE_THREAD // (left.shape[0] * right.shape[0])
+    if width < _LEAST_WIDTH:
+        return np.asarray((left * diagonal) @ right.T)
+    total = np.zeros((left.shape[0], right.shape[0]))
+    for start in range(0, diagonal.size, width):
+        part = slice(start, start + width)
+        total += (left[:, part] * diagonal[part]) @ right[:, part].T
+    return total
+
+
 def _held(matrix: sparse.csr_array) -> Matrix:
-    """Dense where it is small."""
-    small = matrix.shape[0] * matrix.shape[1] <= _SMALL
-    return np.asarray(matrix.toarray()) if small else matrix
+    """Dense where it is small, or takes no more memory so."""
+    size = matrix.shape[0] * matrix.shape[1]
+    dense = size <= _SMALL or 1.5 * matrix.nnz >= size
+    return np.asarray(matrix.toarray()) if dense else matrix
 
 
 def _scaled(matrix: sparse.csr_array, columns: FloatArray) -> sparse.csr_array:

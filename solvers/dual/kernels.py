@@ -26,7 +26,7 @@ ROW = 128
 SUM_ERROR = (ROUNDING + ROW * float(np.finfo(np.float64).eps) / 2) * (1 + 1e-9)
 _ENDLESS = 1e300  # stands for an infinite amount
 # Of its own amount and per relative change of price: who moves more than this is a jump.
-_STEEP = 100.0
+STEEP = 100.0
 
 
 class _Seen(NamedTuple):
@@ -121,7 +121,7 @@ def straddle(kind: Any, columns: Columns, valid: Any, dear: Any, cheap: Any) -> 
     xp = namespace_of(valid)
     seen = see(kind, columns, valid)
     few, many = seen.at(dear).tokens, seen.at(cheap).tokens
-    steep = _STEEP * xp.maximum((dear - cheap) / dear, 1e-15)
+    steep = STEEP * xp.maximum((dear - cheap) / dear, 1e-15)
     jumps = (few < seen.bend) | (many - few > steep * many)
     if seen.integer is not None:
         jumps = jumps | seen.integer
@@ -157,6 +157,27 @@ def commit(kind: Any, columns: Columns, valid: Any, price: Any, spent_at: Any, t
     return sums, tokens
 
 
+def buy(kind: Any, columns: Columns, valid: Any, price: Any, taken: Any) -> tuple[Any, Any]:
+    """As `commit` where who buys and how much is decided at one price, but for finite `taken`."""
+    xp = namespace_of(valid)
+    seen = see(kind, columns, valid)
+    response = seen.at(price)
+    own = ~xp.isfinite(taken)
+    fixed = xp.where(own, 0.0, taken)
+    tokens = xp.where(own, response.tokens, fixed)
+    elsewhere = seen.utility.value_at(seen.utility.excess_of(fixed))
+    reward = seen.weight * xp.where(own, response.utility, elsewhere)
+    paid = seen.cost * tokens
+    sums = rows(
+        response.gain,
+        seen.size(response, price),
+        seen.coefficient * tokens,
+        reward - paid,
+        xp.abs(reward) + xp.abs(paid),
+    )
+    return sums, tokens
+
+
 def rows(*terms: Any) -> Any:
     """(k, ceil(m / ROW)): each of the k terms, (m,), summed in rows."""
     xp = namespace_of(terms[0])
@@ -170,7 +191,12 @@ def rows(*terms: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------- compiled
-_QUESTIONS: dict[str, Any] = {"measure": measure, "straddle": straddle, "commit": commit}
+_QUESTIONS: dict[str, Any] = {
+    "measure": measure,
+    "straddle": straddle,
+    "commit": commit,
+    "buy": buy,
+}
 
 
 @cache
@@ -199,7 +225,7 @@ def in_numpy(question: str, kind: Any, columns: Columns, *arguments: Any) -> Any
         return _QUESTIONS[question](kind, columns, valid, *(np.asarray(a) for a in arguments))
 
 
-def response_in_numpy(kind: Any, columns: Columns, price: float) -> tuple[_Seen, FloatArray]:
+def response_in_numpy(kind: Any, columns: Columns, price: Any) -> tuple[_Seen, FloatArray]:
     """The few queries as they are seen, and what they buy at a price."""
     valid = np.ones(columns.weight.shape[0], dtype=np.bool_)
     with np.errstate(all="ignore"):

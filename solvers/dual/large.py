@@ -17,94 +17,44 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearopt.deadline import NEVER, Deadline
-from clearopt.solvers.dual.blocks import Block, Group, Source
+from clearopt.solvers.dual.blocks import Block, Group, Source, padded
 from clearopt.solvers.dual.core import Decision, Others, crossing, decide, followers, joined
-from clearopt.solvers.dual.kernels import SUM_ERROR, compiled, in_numpy
+from clearopt.solvers.dual.kernels import ROW, SUM_ERROR, compiled, in_numpy
+from clearopt.solvers.dual.large_plan import (
+    Committed,
+    Infeasible,
+    OutOfTime,
+    Plan,
+    Sink,
+    Straddle,
+    Taken,
+)
 from clearopt.solvers.dual.presolve import Point, logarithm, presolve, priced
 from clearopt.validation import FloatArray
+
+__all__ = ["CORE_LIMIT", "Infeasible", "LargeRow", "local"]
 
 CORE_LIMIT = 2**14  # undecided queries that are settled one by one
 _TRIES = 100  # passes at most before the search is given up
 _TIED = 8e-15  # relative width of a bracket whose prices are one price
 _WANTED = 32.0  # undecided queries to hope for: among more there are better combinations
+_ELASTICITY_ERROR = 0.15  # of a sample's, relative
+_WIDEST = 4e-3  # relative distance to both sides within which demand is next to linear
+_SAMPLED_FROM, _SAMPLED = 2**19, 2**17  # queries from which so many are asked before all are
+_DEVIATIONS = 3.0  # of a sample's demand, within which that of all is looked for
+_WIDEST_SAMPLED = 2e-2  # the same where it is a sample's demand that is known
+_SPREAD = 1e-4  # relative change of price that spends the budget, up to which it is not made
 _MARGIN = 0.05  # logarithm of demand: what a price for want of time keeps below the budget
 _IN_FLIGHT = 4  # blocks handed to JAX before the first answer is asked for
 _SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
 _KEEP = 1e-13  # of the budget: kept back where sums of fractions are only known to rounding
-
-Sink = Callable[[Block, FloatArray], None]
-
-
-class OutOfTime(Exception):
-    """The search has to end, for the reason given."""
-
-
-class Infeasible(Exception):
-    """The lower bounds alone cost more than the budget."""
-
-
-@dataclass(frozen=True, eq=False)
-class Committed:
-    """What the last pass found. `bound` is rigorous; `value` is off by at most `value_error`."""
-
-    bound: float
-    value: float
-    value_error: float
-    charge: float
-    price: float
-    price_interval: tuple[float, float]
-    passes: int  # over all queries; one at two prices counts as two
-    core: int
-    message: str = ""
-
-    @property
-    def statistics(self) -> dict[str, Any]:
-        return {
-            "passes": self.passes,
-            "core": self.core,
-            "price_interval": self.price_interval,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Straddle:
-    """A pass at two prices: everybody else's charges, and those who jump (or a share of them)."""
-
-    others: Others
-    jump_dear: float
-    jump_cheap: float
-    groups: list[Group]  # of all processes, in their order
-    own: list[tuple[int, NDArray[np.intp]]]  # (block, members) behind this process's groups
-    stride: int  # one in so many was kept
-    count: int
-
-    @property
-    def at_dear(self) -> float:
-        return self.others.at_dear + self.jump_dear
-
-    @property
-    def at_cheap(self) -> float:
-        return self.others.at_cheap + self.jump_cheap
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Who buys (at `price`, and the core as `taken`) and how much (at `spent_at`)."""
-
-    price: float
-    spent_at: float
-    taken: dict[int, tuple[NDArray[np.intp], FloatArray]] = field(default_factory=dict)
-    ties: tuple[float, float, float] | None = None  # dear, cheap, and what to spend on them
-    interval: tuple[float, float] = (0.0, 0.0)
-    slope: float = 0.0  # of what it spends, per unit of price
-    core: int = 0
 
 
 class LargeRow:
@@ -136,7 +86,7 @@ class LargeRow:
         self._low: Point | None = None
         self._high: Point | None = None
         self._guess = (1.0, 1.0)  # a price, and how fast demand falls there
-        self._searching = False
+        self._searching = self._exact = False
         self._alone = len(source.gathered(0)) == 1
 
     def solve(self, sink: Sink, *, start: float | None = None, exact: bool = False) -> Committed:
@@ -150,17 +100,19 @@ class LargeRow:
             Infeasible: the lower bounds alone cost more than the budget.
         """
         message = ""
+        self._exact = exact
         try:
             self._searching = True
             plan = self._search(start)
         except OutOfTime as reason:
             message = f"stopped at the {reason}"
-            plan = self._fitting()
         self._searching = False
-        if not message and (exact or plan.ties is not None):
+        if message:
+            plan, sums = self._fitting(sink, once=exact)
+            return self._committed(plan, sums, message)
+        if exact or plan.ties is not None:
             plan = self._spend_exactly(plan)
-        sums = self._commit(plan, sink)
-        return self._committed(plan, sums, message)
+        return self._committed(plan, self._commit(plan, sink), message)
 
     # ------------------------------------------------------------------ passes
     def _ask(
@@ -224,7 +176,7 @@ class LargeRow:
             self._low = point
         return point
 
-    def _straddle(self, dear: float, cheap: float) -> _Straddle:
+    def _straddle(self, dear: float, cheap: float) -> Straddle:
         self._begin(f"demand between prices {cheap:.9g} and {dear:.9g}", 2)
         rows: list[list[FloatArray]] = [[], [], [], []]
         kept: list[tuple[int, NDArray[np.intp], Group]] = []
@@ -249,7 +201,7 @@ class LargeRow:
         everybody = self.source.gathered((_joined([g for _, _, g in kept]), stride, total))
         groups = _joined([group for part, _, _ in everybody for group in part])
         others = Others(dear, cheap, _exactly(rows[0]), _exactly(rows[1]))
-        found = _Straddle(
+        found = Straddle(
             others,
             _exactly(rows[2]),
             _exactly(rows[3]),
@@ -263,9 +215,14 @@ class LargeRow:
         return found
 
     # ------------------------------------------------------------------ the search
-    def _search(self, start: float | None) -> _Plan:
+    def _search(self, start: float | None) -> Plan:
         if math.isinf(self.budget):
-            return _Plan(0.0, 0.0)
+            return Plan(0.0, 0.0)
+        if start is not None and start > 0:
+            self._guess = start, 1.0
+            reason = self._over()
+            if reason:  # a price at once rather than a better one
+                raise OutOfTime(reason)
         sample = self.source.sample(2**14 if self.source.size >= 2**19 else 2**11)
         sample = [part for found in self.source.gathered(sample) for part in found]
         price, elasticity, ample = presolve(sample, self.budget, start)
@@ -273,13 +230,25 @@ class LargeRow:
         if ample:
             free = self._demand(0.0)
             if free.demand <= self.budget:
-                return _Plan(0.0, 0.0)
-        first = self._demand(price)
-        points, tries = [first], 0
+                return Plan(0.0, 0.0)
+        points, error = [Point(price, 0.0)], math.inf
+        plain = self._alone and self.source.sharding is None and not self._exact
+        if plain and self.source.size >= _SAMPLED_FROM:
+            points[0], error = self._sampled(price)
+            price = self._next(points, elasticity, 0)[0]
+        # Too far off, or with too many undecided there: everybody is asked, at the better price.
+        most = min(_WIDEST_SAMPLED, 0.5 * self.core_limit / self.source.size)
+        if error > most * elasticity:
+            points[0], error = self._demand(price), 0.0
+        tries = 0
         while True:
             tries += 1
             price, width, elasticity = self._next(points, elasticity, tries)
             if len(points) == 1 and width > 1e-9:
+                # How fast demand falls is known from the sample alone.
+                width = 2.0 * width * (_ELASTICITY_ERROR + width) + _WANTED / self.source.size
+                width += error / elasticity
+            if len(points) == 1 and width > _WIDEST and error == 0:
                 points.append(self._demand(price))
                 continue
             dear, cheap = self._ends(price, width)
@@ -299,9 +268,29 @@ class LargeRow:
                 raise Infeasible
             if found.at_cheap <= self.budget and cheap < 1e-299:
                 least = 0.0 if self._demand(0.0).demand <= self.budget else cheap
-                return _Plan(least, least, interval=(0.0, least))
+                return Plan(least, least, interval=(0.0, least))
             if tries >= _TRIES:
                 raise OutOfTime("limit of passes")
+
+    def _sampled(self, price: float) -> tuple[Point, float]:
+        """Demand at a price by a sample, and how far it may be off, relative."""
+        import jax
+
+        self.tell(f"demand of a sample at price {price:.6g}")
+        places = next(self.source.blocks()).valid.shape[0]
+        total, variance = 0.0, 0.0
+        for group, stands_for in self.source.sample(_SAMPLED):
+            for start in range(0, group.size, places):
+                columns = group.columns.take(slice(start, start + places))
+                count = columns.weight.shape[0]
+                columns, valid = padded(columns, count, places)
+                with jax.enable_x64(True):
+                    charges = compiled("measure", group.kind)(columns, valid, price)[2]
+                charges = np.asarray(charges)[: -(-count // ROW)]
+                total += stands_for * float(charges.sum())
+                variance += stands_for**2 * charges.size * float(np.var(charges))
+        error = _DEVIATIONS * math.sqrt(variance) / total if total > 0 else math.inf
+        return Point(price, total), error
 
     def _next(
         self, points: list[Point], elasticity: float, tries: int
@@ -340,7 +329,7 @@ class LargeRow:
             cheap = max(cheap, self._low.price)
         return (dear, cheap) if cheap < dear else (math.nextafter(cheap, math.inf), cheap)
 
-    def _settled(self, found: _Straddle) -> _Plan | None:
+    def _settled(self, found: Straddle) -> Plan | None:
         """The plan, once those who jump are few or all jump at one price; else None."""
         others = found.others
         while found.stride > 1 and others.dear - others.cheap > _TIED * others.dear:
@@ -359,25 +348,29 @@ class LargeRow:
         if found.stride > 1:
             spare = self.budget - found.at_dear
             price = others.dear
-            return _Plan(price, price, ties=(others.dear, others.cheap, spare),
+            return Plan(price, price, ties=(others.dear, others.cheap, spare),
                          interval=(others.cheap, price), core=found.count)  # fmt: skip
         decision = decide(found.groups, others, self.budget)
         return self._planned(found, decision)
 
-    def _planned(self, found: _Straddle, decision: Decision) -> _Plan:
+    def _planned(self, found: Straddle, decision: Decision) -> Plan:
         """This process's part of a decision, by block."""
         mine = sum(len(m) for _, m in found.own)
         sizes = self.source.gathered(mine)
         offset = sum(sizes[: self.source.rank])
-        flat = np.concatenate([*decision.tokens, np.zeros(0)])
+        # So little is left that the caller may spread it at a second-order cost: one price will do.
+        near = abs(decision.spent_at - decision.price) <= _SPREAD * decision.price
+        near = near and not self._exact
+        spent_at = decision.price if near else decision.spent_at
+        flat = np.concatenate([*(decision.amounts if near else decision.tokens), np.zeros(0)])
         taken: dict[int, list[tuple[NDArray[np.intp], FloatArray]]] = {}
         for number, members in found.own:
             part = flat[offset : offset + members.size]
             taken.setdefault(number, []).append((members, part))
             offset += members.size
-        return _Plan(
+        return Plan(
             decision.price,
-            decision.spent_at,
+            spent_at,
             {k: (np.concatenate([m for m, _ in v]), np.concatenate([t for _, t in v]))
              for k, v in taken.items()},
             interval=decision.flat,
@@ -386,9 +379,11 @@ class LargeRow:
         )  # fmt: skip
 
     # ------------------------------------------------------------------ committing
-    def _commit(self, plan: _Plan, sink: Sink | None) -> FloatArray:
+    def _commit(self, plan: Plan, sink: Sink | None) -> FloatArray:
         """(5,) sums of `kernels.commit`, the allocation handed on block by block."""
         self.tell("dry run" if sink is None else "allocating")
+        if plan.ties is None and plan.spent_at == plan.price and not self._exact:
+            return self._buy(plan.price, sink, plan.taken)
         self.passes += 2
         columns: list[list[FloatArray]] = [[], [], [], [], []]
         ties = self._tie_fill(plan) if plan.ties is not None else None
@@ -396,12 +391,7 @@ class LargeRow:
         def taken(number: int, block: Block) -> Any:
             if ties is not None:
                 return ties(number, block)
-            if number not in plan.taken:
-                return self.source.nothing_taken(block)
-            members, tokens = plan.taken[number]
-            mask = np.full(block.count, np.nan)
-            mask[members] = tokens
-            return self.source.placed(mask)
+            return self._placed(plan.taken, number, block)
 
         for _, block, sums, tokens in self._ask("commit", plan.price, plan.spent_at, taken=taken):
             for column, values in zip(columns, sums, strict=True):
@@ -413,7 +403,7 @@ class LargeRow:
         self._hear(plan.price, gain, size, charge, value)
         return sums
 
-    def _tie_fill(self, plan: _Plan) -> Callable[[int, Block], Any]:
+    def _tie_fill(self, plan: Plan) -> Callable[[int, Block], Any]:
         """Of those who jump at one price, as many in their order as the budget has room for."""
         import jax
 
@@ -464,7 +454,7 @@ class LargeRow:
                 total.append(float(rows[3].sum() - rows[2].sum()))
         return math.fsum(total)
 
-    def _spend_exactly(self, plan: _Plan) -> _Plan:
+    def _spend_exactly(self, plan: Plan) -> Plan:
         """The plan with amounts at the price that spends the budget, found by dry passes."""
         if not (0 < self.budget < math.inf) or plan.price == 0:
             return plan
@@ -494,13 +484,42 @@ class LargeRow:
                 break
         return best
 
-    def _fitting(self) -> _Plan:
-        """A plan for want of time: the least price known to fit, or the first one found that does.
+    def _placed(self, taken: Taken, number: int, block: Block) -> Any:
+        """What is decided elsewhere of the queries of a block, as a kernel takes it."""
+        if number not in taken:
+            return self.source.nothing_taken(block)
+        members, tokens = taken[number]
+        mask = np.full(block.count, np.nan)
+        mask[members] = tokens
+        return self.source.placed(mask)
+
+    def _buy(self, price: float, sink: Sink | None, decided: Taken | None = None) -> FloatArray:
+        """The sums of `_commit` for everybody's best response to a price, but those `decided`."""
+        self.passes += 1
+        columns: list[list[FloatArray]] = [[], [], [], [], []]
+
+        def taken(number: int, block: Block) -> Any:
+            return self._placed(decided or {}, number, block)
+
+        for _, block, sums, tokens in self._ask("buy", price, taken=taken):
+            for column, values in zip(columns, sums, strict=True):
+                column.append(values)
+            if sink is not None:
+                sink(block, local(tokens)[: block.count])
+        sums = np.array([_exactly(column) for column in columns])
+        gain, size, charge, value, _ = sums.tolist()
+        self._hear(price, gain, size, charge, value)
+        return sums
+
+    def _fitting(self, sink: Sink, *, once: bool) -> tuple[Plan, FloatArray]:
+        """For want of time: the purchases at the least price known to fit, or at the first one
+        found that does.
+
+        With `once` the sink is only called when they do.
 
         Raises:
             Infeasible: no price does.
         """
-        self._searching = False
         price, elasticity = self._guess
         price = max(price, self._low.price if self._low is not None else 0.0)
         step = _MARGIN / elasticity
@@ -508,21 +527,25 @@ class LargeRow:
             if price > 1e299:
                 raise Infeasible
             price = priced(logarithm(price) + step)
-            self.passes += 1
-            over = logarithm(self._measured(price).demand) - logarithm(self.budget)
+            sums = self._buy(price, None if once else sink)
+            point = self._seen(price, float(sums[2]))
+            if not once and self._high is point:
+                return self._retreat(), sums
+            over = logarithm(point.demand) - logarithm(self.budget)
             step = max(2.0 * step, over / elasticity + _MARGIN / elasticity)
-        return self._retreat()
+        plan = self._retreat()
+        return plan, self._buy(plan.price, sink)
 
-    def _retreat(self) -> _Plan:
+    def _retreat(self) -> Plan:
         """What fits whatever the plan overlooked: everybody's purchases at a price that is met."""
         high = self._high or Point(1e300, 0.0)
-        return _Plan(high.price, high.price, interval=(high.price, high.price))
+        return Plan(high.price, high.price, interval=(high.price, high.price))
 
     def retreat(self, sink: Sink) -> None:
         """Hand on purchases that fit, where those of `solve` do not and could not be mended."""
         self._commit(self._retreat(), sink)
 
-    def _committed(self, plan: _Plan, sums: FloatArray, message: str) -> Committed:
+    def _committed(self, plan: Plan, sums: FloatArray, message: str) -> Committed:
         gain, size, charge, value, value_size = sums.tolist()
         bound = self._bound(plan.price, gain, size)
         return Committed(

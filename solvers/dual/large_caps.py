@@ -33,7 +33,8 @@ from clearopt.solvers.dual.blocks import SMALL_BLOCK, Block
 from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits, Outcome
 from clearopt.solvers.dual.cap_prices import bounds, settle
 from clearopt.solvers.dual.caps import Caps, Chosen, Chunk, Queries, find_caps
-from clearopt.solvers.dual.large import Infeasible, LargeRow
+from clearopt.solvers.dual.large import LargeRow
+from clearopt.solvers.dual.large_plan import Infeasible
 from clearopt.solvers.dual.large_program import charged, spend_the_rest
 from clearopt.solvers.dual.one_row import OneRow
 from clearopt.solvers.dual.presolve import presolve
@@ -192,16 +193,18 @@ class LargeCaps:
                 continue
             over = shared & (caps.used(self.tokens) > caps.levels * (1 + _OVER))
             moved = ((self._until > pool.price) | forced) != binds
+            if self.deadline.over:
+                break
             if over.any():
                 forced |= over
-            elif not moved.any() or self.deadline.over or tries == _ROUNDS - 1:
+            elif not moved.any() or tries == _ROUNDS - 1:
                 break
             # Where it goes back and forth the way is halved.
             price = pool.price if tries < 4 else 0.5 * (price + pool.price)
         if pool is None:
             raise Infeasible
-        self._settle_again(np.flatnonzero(over))  # of the last try
-        binds = binds | over
+        # The last try's: what they may buy is bounded as part of the pool all the same.
+        self._settle_again(np.flatnonzero(over))
         self.binds = binds
         return pool
 
@@ -217,7 +220,7 @@ class LargeCaps:
         if math.isfinite(left):
             left -= math.fsum((caps.ratio * self.used)[binds])
         source = self._chosen(~binds)
-        if not source.size:
+        if not source.size or left < 0:
             return Pool(0.0, 0.0, 0.0, left) if left >= 0 else None
 
         def keep(block: Block, found: FloatArray) -> None:
@@ -229,7 +232,10 @@ class LargeCaps:
         except Infeasible:
             return None
         if math.isfinite(left):
-            spend_the_rest(source, caps.charge, self.tokens, caps.budget, priced=found.price > 0)
+            if not found.message:  # else there is no time for it
+                spend_the_rest(
+                    source, caps.charge, self.tokens, caps.budget, priced=found.price > 0
+                )
             if charged(caps.charge, self.tokens) > caps.budget * (1 + 1e-10):
                 run.retreat(keep)
         return Pool(found.price, found.bound, found.value, left, found.message)

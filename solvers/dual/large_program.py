@@ -20,7 +20,8 @@ from clearopt.solvers.dual.blocks import (
     traceable,
 )
 from clearopt.solvers.dual.core import followers, next_tokens
-from clearopt.solvers.dual.large import Infeasible, LargeRow
+from clearopt.solvers.dual.large import LargeRow
+from clearopt.solvers.dual.large_plan import Infeasible
 from clearopt.solvers.dual.sharding import ShardedSource
 from clearopt.sums import accurate_sum_of
 from clearopt.validation import FloatArray
@@ -124,9 +125,12 @@ def solve_large(
         return None
     if math.isfinite(budget):
         rest = ArraySource(program, coefficient, BLOCK)
-        spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
+        if not found.message:  # else there is no time for it
+            spend_the_rest(rest, coefficient, tokens, budget, priced=found.price > 0)
         if charged(coefficient, tokens) > budget * (1 + 1e-10):
             run.retreat(keep)
+    if heard is not None:
+        heard(program.objective(tokens) - program.offset, found.bound)
     return {
         "allocation": tokens,
         "handed_over": True,

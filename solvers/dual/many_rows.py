@@ -372,6 +372,8 @@ class ManyRows:
         loss = np.where(open_, np.maximum(loss, undecided), loss)
         blocked = loss.max(initial=0.0) > 0 and open_.any()
         allocations = [] if blocked else [self.pulled_back(mean, lower)]
+        if self.deadline.over:  # prices that are no good yet leave little else that fits
+            allocations += self._trimmed(relaxed, lower)
         split: int | None = None
         worst = int(np.argmax(loss)) if loss.size else 0
         jumped = loss.size > 0 and loss[worst] > _NO_LOSS * max(abs(relaxed.bound), 1e-300)
@@ -404,6 +406,33 @@ class ManyRows:
         if split is not None and exclusive[split]:
             part = math.nan
         return Candidates(allocations, split, part)
+
+    def _trimmed(self, relaxed: Relaxed, lower: FloatArray) -> list[FloatArray]:
+        """Of the purchases at the prices found as many as every row has room for, the best first.
+
+        Only where all rows are `<=` and charge tokens; nothing else is looked at.
+        """
+        problem, queries = self.problem, self.queries
+        rows = problem.rows
+        plain = not problem.equality.any() and not problem.levels.size and queries.choice is None
+        if not plain or queries.grid is not None or (rows.nnz and rows.data.min() < 0):
+            return []
+        tokens = relaxed.response.tokens
+        more = tokens - lower
+        surplus = relaxed.response.gain - queries.gain(lower, relaxed.effective)
+        with np.errstate(all="ignore"):
+            bargain = np.nan_to_num(surplus / (relaxed.effective.price * more))
+        order = np.argsort(-bargain, kind="stable")
+        use = sparse.csr_array(rows[:, order].multiply(more[order]))
+        use.sort_indices()
+        room = problem.budgets - problem.activity(lower)
+        fits = np.ones(order.size, dtype=bool)
+        for k in range(use.shape[0]):
+            part = slice(use.indptr[k], use.indptr[k + 1])
+            fits[use.indices[part]] &= np.cumsum(use.data[part]) <= room[k]
+        trimmed = lower.copy()
+        trimmed[order[fits]] = tokens[order[fits]]
+        return [trimmed]
 
     def _whole(self, tokens: FloatArray) -> FloatArray:
         return whole_tokens(self.problem, tokens, self.deadline)

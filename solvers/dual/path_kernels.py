@@ -20,7 +20,8 @@ from clearopt.utilities.lambertw import namespace_of
 from clearopt.validation import FloatArray
 
 CHUNK = 2**12  # queries; a multiple of `ROW`
-_HALVINGS = 26  # of a bracket some per cent wide
+_STEPS = 10  # of Newton's method, within a bracket some per cent wide
+_CLOSE = 1e-10  # relative distance of prices that are as good as one
 
 
 class Ready(NamedTuple):
@@ -71,14 +72,7 @@ def answer(kind: Any, ready: Ready, price: Any) -> tuple[Any, Any, Any]:
     charged = ready.cost + price * ready.coefficient
     nothing = ready.idle - charged * ready.least
     if ready.integer is None:
-        positive = ready.weight > 0
-        ratio = xp.where(positive, charged / xp.where(positive, ready.weight, 1.0), xp.inf)
-        excess = utility.stationary_excess(ratio)
-        excess = xp.clip(excess, utility.excess_of(ready.low), utility.excess_of(ready.high))
-        tokens = utility.origin + excess
-        # Rounded upwards, as in `Utility.best_response`.
-        tokens = xp.where(tokens - utility.origin < excess, xp.nextafter(tokens, xp.inf), tokens)
-        tokens = xp.clip(tokens, ready.low, ready.high)
+        tokens, excess = past_inflection(utility, ready, price)
         worth = ready.weight * utility.value_at(excess)
         gain = worth - charged * tokens
     else:  # the best whole amount may stand one below the inflection
@@ -99,11 +93,25 @@ def answer(kind: Any, ready: Ready, price: Any) -> tuple[Any, Any, Any]:
     return tokens, sums, bargain
 
 
+def past_inflection(utility: Any, ready: Ready, price: Any) -> tuple[Any, Any]:
+    """(m,) tokens, and past the threshold: the best on the concave part, fractions of tokens."""
+    xp = namespace_of(ready.low)
+    charged = ready.cost + price * ready.coefficient
+    positive = ready.weight > 0
+    ratio = xp.where(positive, charged / xp.where(positive, ready.weight, 1.0), xp.inf)
+    excess = utility.stationary_excess(ratio)
+    excess = xp.clip(excess, utility.excess_of(ready.low), utility.excess_of(ready.high))
+    tokens = utility.origin + excess
+    # Rounded upwards, as in `Utility.best_response`.
+    tokens = xp.where(tokens - utility.origin < excess, xp.nextafter(tokens, xp.inf), tokens)
+    return xp.clip(tokens, ready.low, ready.high), excess
+
+
 @cache
-def compiled_answer(kind: Any) -> Any:
+def compiled_answer(kind: Any, past: bool = False) -> Any:
     """`answer` over the first so many chunks, compiled; call it within `enable_x64`.
 
-    What is not asked is 0.
+    What is not asked is 0. With `past` the last answer is what each would buy on its concave part.
     """
     import jax
 
@@ -114,6 +122,9 @@ def compiled_answer(kind: Any) -> Any:
             start = number * CHUNK
             part = ready.map(lambda array: jax.lax.dynamic_slice(array, (start,), (CHUNK,)))
             tokens, sums, bargain = answer(kind, part, price)
+            if past:
+                utility = kind.from_parameters(*part.parameters)
+                bargain = past_inflection(utility, part, price)[0]
             put: Any = jax.lax.dynamic_update_slice
             return (
                 put(found[0], tokens, (start,)),
@@ -122,7 +133,7 @@ def compiled_answer(kind: Any) -> Any:
             )
 
         zeros = jax.numpy.zeros
-        bargains = None if ready.integer is None else zeros(places)
+        bargains = zeros(places) if past or ready.integer is not None else None
         return jax.lax.fori_loop(
             0, chunks, step, (zeros(places), zeros((3, places // ROW)), bargains)
         )
@@ -131,29 +142,50 @@ def compiled_answer(kind: Any) -> Any:
 
 
 @cache
-def compiled_entry(kind: Any) -> Any:
-    """(m,) prices at which queries start to buy, and their tokens then, by bisection.
+def compiled_past(kind: Any) -> Any:
+    """(m,) what each would buy at a price on its concave part, compiled."""
+    import jax
 
-    Asked for brackets (m,): each buys at the cheaper end and does not at the dearer one.
+    def past(ready: Ready, price: Any) -> Any:
+        return past_inflection(kind.from_parameters(*ready.parameters), ready, price)[0]
+
+    return jax.jit(past)
+
+
+@cache
+def compiled_entry(kind: Any) -> Any:
+    """(m,) prices at which queries start to buy, and their tokens then.
+
+    Asked for brackets (m,): each buys at the cheaper end and does not at the dearer one. What
+    buying gains over not buying is convex in the price and falls: Newton's steps from the cheaper
+    end stay on its side of the root.
     """
     import jax
 
     def entry(ready: Ready, cheap: Any, dear: Any) -> tuple[Any, Any]:
         xp = jax.numpy
+        utility = kind.from_parameters(*ready.parameters)
 
-        def halve(_: Any, ends: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        def step(_: Any, ends: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             low, high, first = ends
-            middle = 0.5 * (low + high)
-            tokens = answer(kind, ready, middle)[0]
+            charged = ready.cost + low * ready.coefficient
+            worth = ready.weight * utility.value_at(utility.excess_of(first)) - ready.idle
+            more = first - ready.least
+            saved = worth - charged * more
+            step = saved / xp.where(more > 0, ready.coefficient * more, 1.0)
+            # Where rounding has the last word, or a step too small to matter: the middle.
+            price = low + xp.maximum(step, _CLOSE * low)
+            price = xp.where((price > low) & (price < high), price, 0.5 * (low + high))
+            tokens = answer(kind, ready, price)[0]
             buys = tokens > ready.least
             return (
-                xp.where(buys, middle, low),
-                xp.where(buys, high, middle),
+                xp.where(buys, price, low),
+                xp.where(buys, high, price),
                 xp.where(buys, tokens, first),
             )
 
         first = answer(kind, ready, cheap)[0]
-        low, _, first = jax.lax.fori_loop(0, _HALVINGS, halve, (cheap, dear, first))
+        low, _, first = jax.lax.fori_loop(0, _STEPS, step, (cheap, dear, first))
         return low, first
 
     return jax.jit(entry)

@@ -24,21 +24,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from clearopt.assemble import make_solution
+from clearopt.certificate import relative_gap
 from clearopt.deadline import NEVER, Deadline
 from clearopt.program import Program
+from clearopt.solution import Solution
 from clearopt.solvers.dual.blocks import ArraySource, Columns, Group, compact
 from clearopt.solvers.dual.kernels import SUM_ERROR
-from clearopt.solvers.dual.large import OutOfTime
+from clearopt.solvers.dual.large_plan import OutOfTime
 from clearopt.solvers.dual.large_program import budget_of, coefficient_of
+from clearopt.solvers.dual.path_between import Between, Lane
 from clearopt.solvers.dual.path_kernels import (
     CHUNK,
     Ready,
     compiled_answer,
     compiled_entry,
+    compiled_past,
     idle_sums,
     make_ready,
 )
 from clearopt.solvers.dual.presolve import presolve
+from clearopt.sweep_check import Checked, SweepCheck
 from clearopt.validation import FloatArray
 
 PATH_FROM = 12  # budgets
@@ -46,8 +52,10 @@ FINEST_TOLERANCE = 1e-9  # below it every budget is searched for
 _ANCHORS = 48  # prices at most at which everybody is asked beforehand
 _TRIES = 3  # passes for one budget
 _FINE = 5e-8  # estimated gap up to which a first pass is good enough
+_GOOD = 2.5e-7  # gap up to which an interpolation is: at thousands of queries jumps leave that
 _WALK = 64  # queries that change sides to make up for what whole tokens were not foreseen to do
 _STRETCH = 0.05  # of their amounts past the inflection: how far the funded are moved
+_HELD = 2**23  # numbers that may be held for all anchors
 _KEEP = 1e-13  # of the budget: kept back, as sums are only known to rounding
 _SHORT = 1e-12  # of the budget: what may be left unspent by fractions of tokens
 
@@ -88,16 +96,23 @@ class _Stretch:
         """(m,) what the row is charged more for a first purchase."""
         return self.columns.coefficient * (self.first - self.ready.least[: self.size])
 
-    def ask(self, price: float, chunks: int) -> Any:
+    def ask(self, price: float, chunks: int, *, past: bool = False) -> Any:
         """The answer to a price, on its way: it is waited for where it is read."""
         import jax
 
         with jax.enable_x64(True):
-            return compiled_answer(self.kind)(self.device, price, chunks)
+            return compiled_answer(self.kind, past)(self.device, price, chunks)
 
     @property
     def chunks(self) -> int:
         return self.idle.shape[1] - 1
+
+    def past(self, price: float) -> FloatArray:
+        """(m,) what each would buy on its concave part, whether or not it buys at that price."""
+        import jax
+
+        with jax.enable_x64(True):
+            return np.asarray(compiled_past(self.kind)(self.device, price))[: self.size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +125,16 @@ class _Pass:
     gain: float
     size: float
     charge: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What is known of one budget."""
+
+    checked: Checked
+    bound: float  # the program's offset included
+    price: float
+    passes: int
 
 
 class PricePath:
@@ -144,18 +169,28 @@ class PricePath:
         exact = program.integer.all() and bool((coefficient == np.round(coefficient)).all())
         self._keep = 0.0 if exact else _KEEP  # whole numbers add up without rounding
         self._sample = source.sample(2**11)
+        smooth = not self._whole
         self._stretches = []
         for part in source.parts:
             everybody = np.arange(part.size)
             index = part.index_of(0, part.size)
             index = np.arange(index.start, index.stop) if isinstance(index, slice) else index
             columns = part.columns(everybody).full(part.size)
+            smooth &= part.kind.from_parameters(*columns.parameters).smooth
             self._stretches.append(_Stretch.of(part.kind, columns, index))
         self._prices, self._demands = np.zeros(0), np.zeros(0)  # of the anchors, prices rising
+        # What everybody would buy on its concave part at the anchors, where memory has room for it.
+        self._smooth_kinds = smooth
+        self._known: dict[float, list[FloatArray]] | None = (
+            {} if smooth and program.n * _ANCHORS <= _HELD else None
+        )
         self._free = self._sum(0.0, self._launch(0.0)).charge
         self._set_anchors()
         self._sort()
         self.prices = self._prices_of(self.budgets)
+        self._between = self._interpolation()
+        self._ample: _Pass | None = None  # everybody's purchases where tokens cost nothing
+        self._check = SweepCheck(program, self._orders())
 
     # ------------------------------------------------------------------ passes
     def _launch(self, price: float) -> list[tuple[_Stretch, int, Any]]:
@@ -197,7 +232,15 @@ class PricePath:
             if self.deadline.over:
                 raise OutOfTime(self.deadline.reason)
             self.tell(f"demand at price {price:.6g}")
-            seen = self._sum(price, self._launch_all(price))
+            known = self._known is not None
+            asked = [(s, s.chunks, s.ask(price, s.chunks, past=known)) for s in self._stretches]
+            seen = self._sum(price, asked)
+            if self._known is not None:
+                self._known[price] = [
+                    past[: stretch.size]
+                    for stretch, past in zip(self._stretches, seen.bargains, strict=True)
+                    if past is not None
+                ]
             counts = []
             for stretch, tokens, count in zip(self._stretches, seen.tokens, buyers, strict=True):
                 ready, m = stretch.ready, stretch.size
@@ -243,16 +286,15 @@ class PricePath:
                 raise NoPath
             self._stretches[k].held = held
 
-    def _launch_all(self, price: float) -> list[tuple[_Stretch, int, Any]]:
-        return [(s, s.chunks, s.ask(price, s.chunks)) for s in self._stretches]
-
     def _sort(self) -> None:
         """Put those who buy at the dearest prices first, and learn what demand jumps by."""
         self._stretches, before = [], self._stretches
-        for stretch, count in zip(before, self._buyers, strict=True):
+        for number, (stretch, count) in enumerate(zip(before, self._buyers, strict=True)):
             key, first = _first_purchases(stretch, count, self._prices)
             order = np.lexsort((-key, -count))
             moved = _Stretch.of(stretch.kind, stretch.columns.take(order), stretch.index[order])
+            for tokens in (self._known or {}).values():
+                tokens[number] = tokens[number][order]
             moved.keys, moved.first, moved.held = key[order], first[order], stretch.held
             self._stretches.append(moved)
         keys = np.concatenate([s.keys for s in self._stretches])
@@ -285,25 +327,108 @@ class PricePath:
         nearer = np.where((over < under) & (not self._whole), low, high)
         return np.where(budgets >= self._free, 0.0, np.exp(nearer))
 
+    def _interpolation(self) -> Between | None:
+        """Best responses between the anchors; None where they are no smooth function of prices."""
+        steps = np.diff(self.prices[self.prices > 0])
+        rising = (steps <= 0).all() or (steps >= 0).all()
+        if not self._smooth_kinds or (self._known is None and not rising):
+            return None  # or else they would be worked out again and again
+        lanes = [
+            Lane(s.kind.from_parameters(*s.columns.parameters), s.ready, s.keys, s.idle, s.past)
+            for s in self._stretches
+        ]
+        held = [stretch.held for stretch in self._stretches]
+        return Between(lanes, self._prices, held, self._known or {})
+
+    def _orders(self) -> list[NDArray[np.intp]]:
+        """The members of each of the program's blocks in the order of the stretches."""
+        orders, stretches = [], iter(self._stretches)
+        for block in self.program.utilities:
+            order = next(stretches).index if block.size else np.zeros(0, dtype=np.intp)
+            place = np.empty(self.program.n, dtype=np.intp)
+            place[block.where] = np.arange(block.size)
+            orders.append(place[order])
+        return orders
+
     def _walkable(self, price: float) -> float:
         """What the first purchases that `_walk` may change are charged."""
         near = int(np.searchsorted(self._keys, -price))
         return float(np.sum(self._jumps[max(near - _WALK, 0) : near]))
 
     # ------------------------------------------------------------------ one after the other
-    def answers(self) -> Iterator[dict[str, Any] | None]:
-        """What `make_solution` needs of each program in turn; None where a search is needed.
+    def answers(self) -> Iterator[Answer | None]:
+        """The allocation and bound of each program in turn; None where a search is needed.
 
-        The next price is asked while the last answer is looked at.
+        Where every price is asked, the next one is while the last answer is looked at.
         """
-        waiting = self._launch(float(self.prices[0]))
-        for k, budget in enumerate(self.budgets):
-            asked = waiting
-            if k + 1 < len(self.budgets):
-                waiting = self._launch(float(self.prices[k + 1]))
-            yield self._answer(float(budget), self._sum(float(self.prices[k]), asked))
+        waiting = None
+        for k, budget in enumerate(self.budgets.tolist()):
+            price = float(self.prices[k])
+            if price == 0:
+                self._ample = self._ample or self._sum(0.0, self._launch(0.0))
+                yield self._answer(budget, self._ample)
+                continue
+            goal = min(self.tolerance, _GOOD)
+            answer = self.interpolated(price, budget, goal) if self._between else None
+            if answer is None:
+                asked = waiting or self._launch(price)
+                waiting = None
+                if self._between is None and k + 1 < len(self.budgets):
+                    waiting = self._launch(float(self.prices[k + 1]))
+                answer = self._answer(budget, self._sum(price, asked))
+            yield answer
 
-    def _answer(self, budget: float, seen: _Pass) -> dict[str, Any] | None:
+    def solution(self, program: Program, answer: Answer, **known: Any) -> Solution:
+        """The answer to one program, checked."""
+        statistics = {
+            "nodes": 1,
+            "engine": "jax",
+            "passes": answer.passes,
+            "core": 0,
+            "price_interval": (answer.price, answer.price),
+        }
+        claimed = {
+            "bound": answer.bound, "row_prices": np.array([answer.price]),
+            "statistics": statistics, "tolerance": self.tolerance, **known,
+        }  # fmt: skip
+        solution = self._check.solution(program, answer.checked, **claimed)
+        if solution is None:
+            allocation = answer.checked.allocation
+            solution = make_solution(program, allocation=allocation, handed_over=True, **claimed)
+        return solution
+
+    def interpolated(self, price: float, budget: float, goal: float) -> Answer | None:
+        """The answer without asking anybody; None where its gap would exceed the goal."""
+        aim = budget * (1 - self._keep)
+        found = self._between.tokens(price, aim) if self._between is not None else None
+        if found is None or self._between is None:
+            return None
+        price, below, bought, counts = found
+        checked = self._checked(bought, counts)
+        utilities = checked.utilities + [
+            np.zeros(0) for _ in range(len(self._stretches) - len(checked.utilities))
+        ]
+        gain, size = self._between.gains(price, below, bought, utilities)
+        answer = Answer(checked, self._bound(price, budget, gain, size), price, 0)
+        return None if relative_gap(checked.value, answer.bound) > goal else answer
+
+    def _checked(self, bought: list[FloatArray], counts: list[int]) -> Checked:
+        """The allocation in the program's order, and what it comes to."""
+        allocation = self.program.lower + 0.0
+        for stretch, tokens, count in zip(self._stretches, bought, counts, strict=True):
+            allocation[stretch.index[:count]] = tokens[:count]
+        named = iter(counts)
+        return self._check.look(
+            allocation, [next(named) if b.size else 0 for b in self.program.utilities]
+        )
+
+    def _bound(self, price: float, budget: float, gain: float, size: float) -> float:
+        """The dual bound at a price, rounded upwards, the program's offset included."""
+        bound = gain + SUM_ERROR * size
+        spent = price * budget
+        return self.program.offset + bound + spent + 4e-16 * (abs(spent) + abs(bound))
+
+    def _answer(self, budget: float, seen: _Pass) -> Answer | None:
         goal = min(self.tolerance, _FINE)
         for tries in range(1, _TRIES + 1):
             close = self._whole and abs(seen.charge - budget) <= self._walkable(seen.price)
@@ -319,24 +444,12 @@ class PricePath:
             if price == seen.price or not price > 0:
                 break
             seen = self._sum(price, self._launch(price))
-        tokens = self._spend(seen, budget)
-        if tokens is None:
+        bought = self._spend(seen, budget)
+        if bought is None:
             return None
-        bound = seen.gain + SUM_ERROR * seen.size
-        spent = seen.price * budget
-        bound += spent + 4e-16 * (abs(spent) + abs(bound))
-        return {
-            "allocation": tokens,
-            "bound": self.program.offset + bound,
-            "row_prices": np.array([seen.price]),
-            "statistics": {
-                "nodes": 1,
-                "engine": "jax",
-                "passes": tries,
-                "core": 0,
-                "price_interval": (seen.price, seen.price),
-            },
-        }
+        counts = [min(t.size, s.size) for t, s in zip(bought, self._stretches, strict=True)]
+        bound = self._bound(seen.price, budget, seen.gain, seen.size)
+        return Answer(self._checked(bought, counts), bound, seen.price, tries)
 
     def _loss(self, seen: _Pass, budget: float) -> float:
         """About what a pass leaves open, relative to its bound."""
@@ -350,8 +463,8 @@ class PricePath:
         return min(2.0 * room * room / slope, abs(room) * seen.price) / size
 
     # ------------------------------------------------------------------ the allocation
-    def _spend(self, seen: _Pass, budget: float) -> FloatArray | None:
-        """(n,) the purchases of a pass, moved to spend the budget; None where that is too far."""
+    def _spend(self, seen: _Pass, budget: float) -> list[FloatArray] | None:
+        """The purchases of a pass, moved to spend the budget; None where that is too far."""
         bought = [tokens.copy() for tokens in seen.tokens]
         aim = budget * (1 - self._keep)
         room = aim - seen.charge
@@ -381,11 +494,7 @@ class PricePath:
             return None
         if self._whole and room > 0 and seen.price > 0:
             self._next_tokens(seen, bought, room)
-        allocation = np.array(self.program.lower, dtype=np.float64)
-        for stretch, tokens in zip(self._stretches, bought, strict=True):
-            m = min(tokens.size, stretch.size)
-            allocation[stretch.index[:m]] = tokens[:m]
-        return allocation
+        return bought
 
     def _walk(self, seen: _Pass, bought: list[FloatArray], room: float) -> float:
         """Fund the next who would buy, or abandon the last who did, as far as `room` asks for it.

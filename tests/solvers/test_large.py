@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 import clearopt as co
 from clearopt.assemble import make_solution
 from clearopt.deadline import NEVER
+from clearopt.solvers.dual import large
+from clearopt.solvers.dual.blocks import Columns, Group
+from clearopt.solvers.dual.core import Others, charge, crossing
 from clearopt.solvers.dual.large_program import is_plain, solve_large
 from clearopt.sums import accurate_sum
 
@@ -217,3 +220,54 @@ def test_a_budget_for_the_lower_bounds_and_no_more(family, excess, whole) -> Non
     solution = problem.solve()
     assert solution.status == "optimal", solution.summary()
     assert solution.allocation == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ["cumulative", "shifted", "whole"])
+@pytest.mark.parametrize("order", ["as drawn", "rising"])
+def test_a_sample_in_place_of_the_first_pass(case, order, monkeypatch):
+    n, rng = 40_000, np.random.default_rng(3)
+    threshold, rate = rng.uniform(5, 100, n), 10 ** rng.uniform(-2, 0, n)
+    if order == "rising":
+        threshold, rate = np.sort(threshold), np.sort(rate)
+    family = co.ShiftedSurge if case == "shifted" else co.CumulativeSurge
+    tokens = co.Allocation(n, upper=4096, integer=case == "whole")
+    accuracy = family(rng.uniform(0.2, 1, n), threshold, rate)(tokens)
+    problem = co.Problem(co.Maximize(co.sum(accuracy)), [co.sum(tokens) <= 25.0 * n])
+    usual = problem.solve()
+    monkeypatch.setattr(large, "_SAMPLED_FROM", 1)
+    monkeypatch.setattr(large, "_SAMPLED", 16_000)
+    monkeypatch.setattr(large, "_WIDEST_SAMPLED", 0.1)
+    sampled = problem.solve()
+    assert usual.status == sampled.status == "optimal"
+    assert sampled.objective <= usual.bound * (1 + 1e-12)
+    assert usual.objective <= sampled.bound * (1 + 1e-12)
+    if case != "whole":
+        assert sampled.statistics["passes"] <= usual.statistics["passes"] + 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 3_000])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_crossing_is_where_demand_crosses_the_budget(size, whole):
+    rng = np.random.default_rng(size)
+    parameters = (
+        rng.uniform(0.2, 1, size), rng.uniform(5, 100, size), 10 ** rng.uniform(-2, 0, size)
+    )  # fmt: skip
+    one = np.ones(size)
+    columns = Columns(
+        parameters, one, 0 * one, one, 0 * one, 4096 * one, one > 0 if whole else None
+    )
+    groups = [Group(co.CumulativeSurge, columns)]
+    dear, cheap = 6e-3, 3e-3
+    others = Others(dear, cheap, 100.0 * size, 101.0 * size)
+
+    def demand(price):
+        return others.at(price) + charge(groups, price)
+
+    for share in (0.1, 0.5, 0.9):
+        budget = demand(dear) + share * (demand(cheap) - demand(dear))
+        found = crossing(groups, 1.0, others, budget)
+        assert cheap <= found[1] < found[0] <= dear
+        assert found[0] - found[1] <= 1e-14 * dear
+        # Those who are settled on the way are taken to move linearly between two near prices.
+        assert demand(found[0] * (1 + 1e-6)) <= budget * (1 + 1e-9)
+        assert demand(found[1] * (1 - 1e-6)) >= budget * (1 - 1e-9)

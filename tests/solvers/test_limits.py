@@ -12,14 +12,26 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 import clearopt as co
 from clearopt import sharded
+from clearopt.assemble import make_solution
 from clearopt.deadline import Deadline
 from clearopt.least_squares import bounded_least_squares
 from clearopt.marginal_values import marginal_multipliers
 from clearopt.solvers import get_solver, solve_program
+from clearopt.solvers.dual.blocks import ArraySource
+from clearopt.solvers.dual.branch_and_bound import BranchAndBound, Limits
+from clearopt.solvers.dual.caps import Chunk
+from clearopt.solvers.dual.large import LargeRow
+from clearopt.solvers.dual.large_caps import solve_large_caps
+from clearopt.solvers.dual.many_rows import ManyRows
+from clearopt.solvers.dual.separable import separate, view
+from clearopt.solvers.dual.several_rows import SeveralRows, first_prices
+from clearopt.solvers.progress import Silent
 
 
 def surges(n, seed=0):
@@ -328,6 +340,103 @@ def test_nothing_hangs_past_its_limit(build):
     started = time.perf_counter()
     build().solve(time_limit=1.0, tolerance=0)
     assert time.perf_counter() - started < 60
+
+
+class Countdown(Deadline):
+    """Over from the k-th look at it on; `then` is called as it ends."""
+
+    def __init__(self, looks, then=lambda: None):
+        super().__init__(None)
+        self.looks, self.then = looks, then
+
+    @property
+    def over(self):
+        self.looks -= 1
+        if self.looks == 0:
+            self.then()
+        return self.looks <= 0
+
+    @property
+    def left(self):
+        return 0.0 if self.looks <= 0 else np.inf
+
+
+def counted(monkeypatch, owner, name, size):
+    """A list of one number: what calls of a method have come to, each `size` of its arguments."""
+    original, total = getattr(owner, name), [0]
+
+    def counting(self, *args, **kwargs):
+        total[0] += size(self, *args)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counting)
+    return total
+
+
+@settings(max_examples=25, deadline=None)
+@given(looks=st.integers(1, 40), seed=st.integers(0, 5), lower=st.sampled_from([0.0, 2.0]))
+def test_one_row_is_passed_over_but_little_after_its_time(looks, seed, lower):
+    n = 20_000
+    family, _ = surges(n, seed)
+    tokens = co.Allocation(n, lower=lower, upper=512)
+    problem = co.Problem(co.Maximize(co.sum(family(tokens))), [co.sum(tokens) <= 12.0 * n])
+    program = problem.program
+    at_the_end = []
+    deadline = Countdown(looks, lambda: at_the_end.append(run.passes))
+    run = LargeRow(ArraySource(program, np.ones(())), 12.0 * n, deadline=deadline)
+    found = np.zeros(n)
+
+    def keep(block, tokens):
+        found[block.index] = tokens
+
+    committed = run.solve(keep)
+    if not at_the_end:
+        return
+    # What the search was at, the purchases handed on, and where these did not fit a dearer price's.
+    assert committed.passes - at_the_end[0] <= 4
+    assert found.sum() <= 12.0 * n * (1 + 1e-12)
+    assert committed.bound >= problem.solve().objective * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 5, 9, 30])
+@pytest.mark.parametrize("budget", [True, False])
+def test_caps_are_asked_but_little_after_their_time(looks, budget, monkeypatch):
+    n, groups = 30_000, 30
+    family, _ = surges(n, 7)
+    tokens = co.Allocation(n, upper=512)
+    rows = [(co.sum(tokens, by=np.arange(n) % groups) <= 12.0 * n / groups).named("caps")]
+    if budget:
+        rows.append((co.sum(tokens) <= 9.0 * n).named("budget"))
+    problem = co.Problem(co.Maximize(co.sum(family(tokens))), rows)
+    reference = problem.solve()
+    asked = counted(monkeypatch, Chunk, "ask", lambda chunk, *_: chunk.size)
+    passed = counted(monkeypatch, LargeRow, "_buy", lambda run, *_: run.source.size)
+    at_the_end = []
+    deadline = Countdown(looks, lambda: at_the_end.append(asked[0] + passed[0]))
+    found = solve_large_caps(problem.program, tolerance=1e-6, deadline=deadline, ticker=Silent())
+    solution = make_solution(problem.program, solver="", seconds=0.0, **found)
+    assert_partial(solution, reference)
+    assert solution.objective > 0.5 * reference.objective
+    assert asked[0] + passed[0] - at_the_end[0] <= 6 * n
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3, 5, 8])
+def test_dense_rows_without_time_have_an_allocation(looks, monkeypatch):
+    problem = many_rows(3_000, 12)
+    reference = problem.solve()
+    program = problem.program
+    queries = separate(view(program), "numpy")
+    several, _ = SeveralRows.of(program, queries)
+    asked = counted(monkeypatch, type(queries), "respond", lambda *_: 1)
+    at_the_end = []
+    deadline = Countdown(looks, lambda: at_the_end.append(asked[0]))
+    limits = Limits(tolerance=1e-6, deadline=deadline, nodes=50, eager_nodes=0)
+    prices = first_prices(several, 1e-3)
+    outcome = BranchAndBound(ManyRows(several, deadline), limits, prices, Silent()).solve()
+    assert outcome.stopped == "time limit"
+    assert asked[0] - at_the_end[0] <= 4
+    assert 0.2 * reference.objective <= outcome.value <= reference.bound
+    assert outcome.bound >= reference.objective * (1 - 1e-9)
 
 
 def test_least_squares_ends_with_its_time():

@@ -12,6 +12,7 @@ import clearopt as co
 from clearopt.assemble import make_solution
 from clearopt.certificate import check_feasibility
 from clearopt.solvers.dual.price_path import NoPath, PricePath
+from clearopt.sweep_check import SweepCheck
 
 KINDS = (
     "cumulative", "shifted", "mixed", "cumulative whole", "mixed whole",
@@ -172,11 +173,73 @@ def test_bounds_hold_and_allocations_fit_whatever_the_numbers(family, drawn, who
         path = PricePath(programs, tolerance=1e-6)
     except NoPath:
         return
-    for program, found in zip(programs, path.answers(), strict=True):
-        if found is None:
+    for k, (program, found) in enumerate(zip(programs, path.answers(), strict=True)):
+        # However wide a gap the interpolation leaves, its bound holds.
+        price, budget = float(path.prices[k]), float(path.budgets[k])
+        coarse = path.interpolated(price, budget, math.inf) if price > 0 else None
+        answers = [answer for answer in (found, coarse) if answer is not None]
+        if not answers:
             continue
-        assert check_feasibility(program, found["allocation"]).ok
-        cold = make_solution(program, solver="", seconds=0.0, allocation=found["allocation"])
         best = co.Problem.from_program(program).solve(engine="numpy", tolerance=1e-9, time_limit=5)
-        assert found["bound"] >= best.objective - 1e-12 * abs(best.objective)
-        assert cold.objective <= best.bound + 1e-9 * abs(best.bound)
+        for answer in answers:
+            allocation = answer.checked.allocation
+            assert check_feasibility(program, allocation).ok
+            cold = make_solution(program, solver="", seconds=0.0, allocation=allocation)
+            assert answer.bound >= best.objective - 1e-12 * abs(best.objective)
+            assert cold.objective <= best.bound + 1e-9 * abs(best.bound)
+            assert answer.checked.value == pytest.approx(cold.objective, rel=1e-12, abs=1e-300)
+
+
+def test_what_is_interpolated_is_as_good_as_what_is_asked():
+    n = 20_000
+    problem = declared("cumulative", n)
+    budgets = np.linspace(6, 40, 200) * n
+    for program, found in zip(
+        problem._with_levels("budget", budgets),
+        problem.sweep("budget", budgets),
+        strict=True,
+    ):
+        assert found.gap <= 1e-6
+        again = make_solution(program, solver="", seconds=0.0, allocation=found.allocation.copy())
+        assert again.feasibility.ok
+        assert found.objective == pytest.approx(again.objective, rel=1e-13)
+        assert np.array_equal(found.utilities, again.utilities)
+        assert np.array_equal(found.funded, again.funded)
+    passes = [s.statistics["passes"] for s in problem.sweep_lazily("budget", budgets)]
+    assert np.mean(np.array(passes) == 0) > 0.5  # the others leave more of a gap by their jumps
+
+
+@pytest.mark.parametrize("case", ["cumulative lower", "mixed lower", "mixed costs weights"])
+def test_the_check_of_a_sweep_misses_nothing(case):
+    n = 300
+    rng = np.random.default_rng(2)
+    program = declared(case, n).program
+    orders = [rng.permutation(block.size) for block in program.utilities]
+    check = SweepCheck(program, orders)
+    named = [order.size // 2 for order in orders]
+    right = program.lower.copy()
+    for block, order, many in zip(program.utilities, orders, named, strict=True):
+        right[block.index[order[:many]]] += rng.uniform(0, 30, many)
+    usual = make_solution(program, solver="", seconds=0.0, allocation=right)
+    claimed = {
+        "solver": "", "seconds": 0.0, "bound": usual.objective * (1 + 1e-9),
+        "row_prices": np.zeros(1), "statistics": {}, "tolerance": 1e-6,
+    }  # fmt: skip
+    found = check.solution(program, check.look(right, named), **claimed)
+    assert found.objective == pytest.approx(usual.objective, rel=1e-13)
+    assert np.array_equal(found.utilities, usual.utilities)
+    assert np.array_equal(found.funded, usual.funded)
+    assert check.look(right, named).charge == pytest.approx(float((program.rows @ right)[0]))
+    first, last = program.utilities[0].index[orders[0][[0, -1]]]
+    for place, amount in (
+        (first, program.lower[first] - 1.0), (first, 5000.0), (first, np.nan),
+        (last, program.lower[last] + 1.0), (last, np.nan),
+    ):  # fmt: skip
+        wrong = right.copy()
+        wrong[place] = amount
+        assert not check.look(wrong, named).ok
+        assert check.solution(program, check.look(wrong, named), **claimed) is None
+    loose = claimed | {"bound": usual.objective * 1.1}
+    false = claimed | {"bound": usual.objective * 0.9}
+    for claim in (loose, false):
+        assert check.solution(program, check.look(right, named), **claim) is None
