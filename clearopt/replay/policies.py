@@ -31,7 +31,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "uniform": "one cap for all",
     "time-share": "a random share of the queries at the best common cap",
     "proportional": "caps in proportion to the threshold",
-    "tale-ep": "the model's own estimate of what it needs",
+    "tale-ep": "caps in proportion to the model's own estimate of what it needs",
     "price": "the price search alone, on the fitted curves (CLEAR)",
     "dual": "exact, on curves shrunk towards the population's",
     "dual-informed": "as dual, but shrunk towards what the features predict of the query",
@@ -53,9 +53,10 @@ ABLATIONS = ("dual-cumulative-surge", "dual-shifted-surge", "dual-triangular", "
 """The exact dual on other families of curves; under planned caps only."""
 
 SKIPPED: Mapping[str, str] = {
-    "tale-ep": "asks the model how many tokens it needs, which recorded rollouts cannot answer",
+    "tale-ep": "asks the model how many tokens it needs, which recorded rollouts cannot answer: "
+    "give its estimates in a table (--estimates FILE, from tale_estimates)",
 }
-"""Policies that no replay can run, and why."""
+"""Policies that need more than rollouts, and why they are not run without it."""
 
 FAMILY_OF: Mapping[str, str] = {
     "proportional": "shrunk",
@@ -78,6 +79,7 @@ _STEP_TOLERANCE = 1e-4
 # curves a node takes ten times as long, and what it would close is spent afterwards. By nodes
 # rather than seconds, so that a replay repeats.
 _NODES = {"planned": 200, "realised": 1}
+_PARTS = 2**40  # steps of a factor that estimates are scaled by: finer than a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +129,21 @@ def plan(
     budget: int,
     curves: CurvesOf,
     *,
+    estimates: FloatArray | None = None,
     seed: int = 0,
     time_limit: float = 20.0,
 ) -> Plan:
     """Share `budget` tokens, counted by `accounting`, among the case's queries.
+
+    Args:
+        policy: its name.
+        case: what may be looked at, and what is scored.
+        accounting: what the budget is counted in.
+        budget: tokens.
+        curves: the case's.
+        estimates: (n,) tokens that the model itself thinks it needs, for "tale-ep".
+        seed: of what is drawn.
+        time_limit: of a solver, seconds.
 
     Raises:
         DeclarationError: a solver found no allocation.
@@ -140,6 +153,9 @@ def plan(
         made = _uniform(case, accounting, budget, seed)
     elif policy == "time-share":
         made = _time_share(case, accounting, budget)
+    elif policy == "tale-ep":
+        assert estimates is not None
+        made = _by_estimates(case, accounting, budget, estimates)
     elif policy in ("dual-unpooled", "oracle"):
         seen = case.scored if policy == "oracle" else case.fitting
         steps = curves.steps(accounting, scored=policy == "oracle")
@@ -150,14 +166,17 @@ def plan(
     return replace(made, seconds=time.perf_counter() - started)
 
 
-def runs_in(policy: str, split: str, accounting: str, *, informed: bool) -> bool:
-    """Whether a policy says anything in such a split and accounting, with features or without.
+def runs_in(
+    policy: str, split: str, accounting: str, *, informed: bool, estimated: bool = False
+) -> bool:
+    """Whether a policy says anything in such a split and accounting, with features or without,
+    with the model's own estimates or without.
 
     Of queries that nobody has run there are no raw curves, and features are all there is to go by;
     the ablations have no cost curve of their own.
     """
     if policy in SKIPPED:
-        return False
+        return estimated
     if policy == "dual-unpooled":
         return split != QUERY
     if policy == "dual-informed":
@@ -201,6 +220,24 @@ def _time_share(case: Case, accounting: Accounting, budget: int) -> Plan:
         share=float(share[best]),
         expected=float(share[best] * right[best]),
     )
+
+
+def _by_estimates(case: Case, accounting: Accounting, budget: int, estimates: FloatArray) -> Plan:
+    """Caps in proportion to what the model thinks it needs, as large as the budget allows."""
+    n, seen, most = case.n, case.fitting, _most(case, budget)
+
+    def caps(part: int) -> FloatArray:
+        return np.minimum(np.floor(estimates * (part * step)), most)
+
+    # From nothing at all to a cap of `most` for the least demanding.
+    step = most / float(estimates.min()) / _PARTS
+    best = largest_within(lambda part: accounting.total(seen, caps(part)), budget, _PARTS)
+    chosen = caps(best).astype(np.int64)
+    if accounting.name == "planned":
+        open_ = np.flatnonzero(chosen < most)[: max(budget - int(chosen.sum()), 0)]
+        chosen[open_] += 1  # what rounding down leaves over
+    expected = float(right_under(seen, chosen.astype(np.float64), n).mean())
+    return Plan(chosen, expected=expected)
 
 
 # -------------------------------------------------------------------------------- curves
