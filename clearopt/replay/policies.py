@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 import clearopt as co
 from clearopt.replay.accounting import Accounting, Caps, largest_within, right_under
@@ -162,7 +163,11 @@ def plan(
         made = _by_steps(steps, case.n, seen, accounting, budget, time_limit)
     else:
         bought = curves(FAMILY_OF[policy])
-        made = _by_curves(policy, case, bought, accounting, budget, time_limit)
+        made = (
+            _by_curves(policy, case, bought, accounting, budget, time_limit)
+            if case.folds is None
+            else _by_folds(policy, case, case.folds, bought, accounting, budget, time_limit)
+        )
     return replace(made, seconds=time.perf_counter() - started)
 
 
@@ -263,6 +268,42 @@ def _by_curves(
         caps = spend_left(caps, charged, budget, planned=accounting.name == "planned")
     expected = float(np.mean(curves.expected(caps.astype(np.float64))))
     return _certified(solution, caps, expected)
+
+
+def _by_folds(
+    policy: str,
+    case: Case,
+    folds: NDArray[np.intp],
+    curves: Curves,
+    accounting: Accounting,
+    budget: int,
+    time_limit: float,
+) -> Plan:
+    """Each fold shares out its own part of the budget, as large as the fold.
+
+    Curves of different folds come from different fits, and each fit's mean lies away from what its
+    own fold is like, for that is what it has not seen. Sharing between folds would buy by this.
+    """
+    labels, sizes = np.unique(folds, return_counts=True)
+    ends = np.floor(budget * np.cumsum(sizes) / case.n + 1e-9).astype(np.int64)
+    caps, expected = np.zeros(case.n, dtype=np.int64), 0.0
+    parts: list[Plan] = []
+    for label, size, own in zip(labels, sizes, np.diff(ends, prepend=0).tolist(), strict=True):
+        inside = np.flatnonzero(folds == label)
+        part = case.part(inside)
+        mine = curves.take(inside)
+        parts.append(_by_curves(policy, part, mine, accounting, own, time_limit))
+        caps[inside] = parts[-1].caps
+        expected += float(size / case.n) * (parts[-1].expected or 0.0)
+    prices = [part.price for part in parts if part.price is not None]
+    gaps = [part.gap for part in parts if part.gap is not None]
+    return Plan(
+        caps,
+        expected=expected,
+        price=float(np.mean(prices)) if prices else None,
+        gap=max(gaps) if len(gaps) == len(parts) else None,
+        status=next((part.status for part in parts if part.status != "optimal"), "optimal"),
+    )
 
 
 def _by_steps(
