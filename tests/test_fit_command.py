@@ -61,3 +61,15 @@ def test_nothing_is_replaced_unasked(file, tmp_path, capsys):
     assert main(["fit", str(file), "--out", str(out)]) == 2
     assert "exists already; --force" in capsys.readouterr().err
     assert out.read_text() == "mine"
+
+
+def test_a_picture_of_the_calibration(file, tmp_path, capsys):
+    out, plot = tmp_path / "curves.csv", tmp_path / "fit.svg"
+    assert main(["fit", str(file), "--out", str(out), "--plot", str(plot)]) == 0
+    assert f"Written: {plot}" in capsys.readouterr().out
+    text = plot.read_text()
+    assert "<svg" in text
+    assert main(["fit", str(file), "--out", str(tmp_path / "a.csv"), "--plot", "fit.txt"]) == 2
+    assert "--plot fit.txt: must end in .png" in capsys.readouterr().err
+    assert main(["fit", str(file), "--out", str(tmp_path / "a.csv"), "--plot", str(plot)]) == 2
+    assert not (tmp_path / "a.csv").exists()

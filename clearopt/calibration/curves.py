@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,6 +230,25 @@ class FittedCurves:
         chance = np.where(rollouts.solved, slope * tokens, chance)
         other = np.where(rollouts.solved, 0.5 * stray, 0.5)
         return float(np.mean(np.log((1 - STRAY) * chance + STRAY * other + 1e-300)))
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw how well the curves are calibrated, and save it; returns the path.
+
+        On the left, where lengths fall in their predicted laws: a tenth in each tenth if the laws
+        hold. On the right, how many answers are right where so many were predicted to be.
+
+        Raises:
+            DeclarationError: there is no `goodness`.
+            MissingExtraError: Matplotlib is not installed.
+        """
+        from clearopt.calibration.picture import plot_goodness
+
+        if self.goodness is None:
+            raise DeclarationError(
+                "plot: these curves were not compared with answers: tables have no law of lengths, "
+                "and predicted curves no answers"
+            )
+        return plot_goodness(self.goodness, path)
 
     # ---------------------------------------------------------------- as plain data
     def to_dict(self) -> dict[str, Any]:

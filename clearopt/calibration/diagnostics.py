@@ -177,7 +177,7 @@ def doubtful_law(fit: Goodness, family: str) -> list[str]:
         return []
     return [
         f"lengths do not follow the {family} law well: Kolmogorov-Smirnov distance {fit.ks:.3f}, "
-        f"p = {fit.ks_p_value:.1g}; look at plot_calibration"
+        f"p = {fit.ks_p_value:.1g}; look at the plot of the fit"
     ]
 
 
