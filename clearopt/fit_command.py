@@ -24,6 +24,8 @@ _FAMILIES = {
 }
 """What is fitted -> the family of `clearopt solve`."""
 
+_PICTURES = (".png", ".svg", ".pdf")
+
 _DESCRIPTION = """\
 Fits each query's accuracy by cap to a model's own answers, shrunk towards what the other queries'
 curves look like, and writes one row a query. With a budget the tokens are shared out as well.
@@ -76,8 +78,8 @@ def add_fit_command(commands: Any) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, required=True, metavar="PATH",
         help="a table by query: .csv, .tsv, .jsonl or .parquet")  # fmt: skip
-    add("--plot", type=Path, default=None, metavar="PICTURE",
-        help="draw how well the curves foretell answers left out (.png, .svg, .pdf)")  # fmt: skip
+    add("--plot", type=Path, default=None, metavar="PATH",
+        help="a picture of how well the curves are calibrated: .png, .svg or .pdf")  # fmt: skip
     add("--force", action="store_true", help="replace a file that exists")
     add("--quiet", action="store_true", help="print nothing but errors")
 
@@ -85,7 +87,6 @@ def add_fit_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, fit, share out, write; returns the exit code."""
     from clearopt.calibration import fit_curves, read_rollouts
-    from clearopt.plots import require_matplotlib
     from clearopt.tables import format_of, write_table
 
     out: Path = options.out
@@ -93,8 +94,7 @@ def run(options: argparse.Namespace) -> int:
     check_free(out, options.force)
     check_folder_of(out)
     if options.plot is not None:
-        require_matplotlib()
-        check_free(options.plot, options.force)
+        _check_picture(options.plot, options.force)
     if options.budget is None and options.realised:
         raise DeclarationError("--realised: is about a budget; give --budget TOKENS")
     traces = read_rollouts(options.file, columns=dict(options.columns))
@@ -106,8 +106,6 @@ def run(options: argparse.Namespace) -> int:
         for said in (*traces.notes, *fitted.warnings):
             print(f"clearopt: note: {said}", file=sys.stderr)
         print(f"{selected.name}: {selected.n} curves from {len(selected.rollouts)} rollouts.")
-    if options.plot is not None:
-        fitted.plot(options.plot)
     upper = options.upper or _longest(selected)
     columns = _curves(selected, fitted, upper)
     if options.budget is not None:
@@ -122,12 +120,25 @@ def run(options: argparse.Namespace) -> int:
             "funded": solution.funded,
         }
     write_table(columns, out)
+    written = [out] if options.plot is None else [out, fitted.plot(options.plot)]
     if not options.quiet:
-        print(f"Written: {out}")
+        for path in written:
+            print(f"Written: {path}")
         if options.budget is None:
             family = _FAMILIES[options.family]
             print(f"Budgets: clearopt solve {out} --family {family} --budget TOKENS")
     return 0
+
+
+def _check_picture(path: Path, force: bool) -> None:
+    """Raise before anything is fitted, rather than after it."""
+    from clearopt.plots import require_matplotlib
+
+    if path.suffix.lower() not in _PICTURES:
+        raise DeclarationError(f"--plot {path}: must end in {', '.join(_PICTURES)}")
+    check_free(path, force)
+    check_folder_of(path)
+    require_matplotlib()
 
 
 def _curves(selected: Run, fitted: FittedCurves, upper: int) -> dict[str, Any]:

@@ -77,6 +77,9 @@ def add_replay_command(commands: Any) -> None:
         "the others together")  # fmt: skip
     add("--predictor", default=quiet, metavar="NAME",
         help="design, ridge or boosting (design)")  # fmt: skip
+    add("--estimates", default=quiet, metavar="FILE",
+        help="a table by query_id of the tokens that the model itself thinks it needs, column "
+        "'estimate', for the policy tale-ep")  # fmt: skip
     add("--stream", default=quiet, metavar="MIX",
         help="draw streams of queries: balanced, easy-heavy, hard-heavy or drifting")  # fmt: skip
     add("--length", type=int, default=quiet, metavar="N", help="queries in a stream (500)")

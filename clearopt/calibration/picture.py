@@ -79,6 +79,7 @@ def _draw_chances(axes: Any, fit: Goodness) -> None:
     axes.set_xlabel("predicted chance of a right answer (%)")
     axes.set_ylabel("right answers (%)")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.set_title(f"chances: Brier {fit.brier:.3f}, one for all {fit.brier_base:.3f}", fontsize=10)
 
 
 def _draw_lengths(axes: Any, fit: Goodness) -> None:
@@ -96,3 +97,6 @@ def _draw_lengths(axes: Any, fit: Goodness) -> None:
     axes.set_xlabel("where in its predicted law an answer ended (%)")
     axes.set_ylabel("whole answers (%)")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.set_title(
+        f"lengths: Kolmogorov-Smirnov {fit.ks:.3f}, p = {fit.ks_p_value:.2g}", fontsize=10
+    )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 
 _FONT = 12
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # between ticks of shares
+_MOST_TICKS = 6
 _CHARACTER = 6.6  # its width, about
 COLOURS = 8
 
@@ -56,7 +58,9 @@ class _Scale:
 
     def ticks(self) -> list[tuple[float, str]]:
         if not self.log:
-            return [(v, f"{v:.0%}") for v in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            step = next((s for s in _STEPS if self.high / s < _MOST_TICKS - 1e-9), self.high)
+            count = math.floor(self.high / step + 1e-9)
+            return [(k * step, f"{k * step:.0%}") for k in range(count + 1)]
         first, last = round(math.log10(self.low)), round(math.log10(self.high))
         step = max(1, math.ceil((last - first) / 6))
         return [(10.0**k, _power(k)) for k in range(first, last + 1, step)]
@@ -130,7 +134,7 @@ def lines(
     x_share: bool = False,
     marks: Sequence[Mark] = (),
 ) -> str:
-    """Lines; either axis is logarithmic, or linear for shares from 0 to 1."""
+    """Lines; either axis is logarithmic, or linear for shares, from 0."""
     width, height, left, top = 560.0, 300.0, 64.0, 26.0
     bottom = height - 44
     x = _Scale(*x_range, left, width - 20, not x_share)

@@ -87,8 +87,9 @@ def _cross_fitted(
         seen, left = fold != k, fold == k
         null_folds.append(_constant(float(np.average(y[seen], weights=weight[seen]))))
         null_loss[left] = learner.loss(y[left], null_folds[k](x[left]))
-        # Without a column that varies there is nothing to learn.
-        varies = x.shape[1] > 0 and np.ptp(x[seen], axis=0).max() > 0
+        # Without a column that varies there is nothing to learn from, and if all queries are alike
+        # (all right) there is nothing to explain: what models then differ by is rounding.
+        varies = x.shape[1] > 0 and np.ptp(x[seen], axis=0).max() > 0 and np.ptp(y[seen]) > 0
         paths.append(learner.path(x[seen], y[seen], weight[seen]) if varies else [null_folds[k]])
     steps = min(len(path) for path in paths)
     held_out = np.empty((steps, y.size))

@@ -63,7 +63,11 @@ class _Tally:
 
 
 def evaluate(
-    run: Run, split: str, settings: Settings, features: Features | None = None
+    run: Run,
+    split: str,
+    settings: Settings,
+    features: Features | None = None,
+    estimates: FloatArray | None = None,
 ) -> Evaluated:
     """Replay a run.
 
@@ -72,6 +76,7 @@ def evaluate(
         split: "sample" or "query".
         settings: budgets, policies and draws.
         features: of the run's queries, for a query split.
+        estimates: (n,) tokens that the model itself thinks the run's queries need.
 
     Raises:
         DeclarationError: the split is not possible on this run.
@@ -92,7 +97,8 @@ def evaluate(
             if ample < 1:
                 raise CalibrationError("right answers took no tokens, so none are to be shared")
             amples[name].append(ample)
-            for key, made, budget in _plans(case, accounting, ample, curves, settings):
+            planned = _plans(case, accounting, ample, curves, settings, estimates)
+            for key, made, budget in planned:
                 tallies.setdefault(key, _Tally.of(run.n)).add(case, made, budget)
         warnings.update(dict.fromkeys(curves.warnings))
     facts = RunFacts(
@@ -128,18 +134,30 @@ def _as_stream(case: Case, settings: Settings) -> Case:
 
 
 def _plans(
-    case: Case, accounting: Accounting, ample: float, curves: CaseCurves, settings: Settings
+    case: Case,
+    accounting: Accounting,
+    ample: float,
+    curves: CaseCurves,
+    settings: Settings,
+    estimates: FloatArray | None,
 ) -> Iterable[tuple[Key, Plan, int]]:
     for fraction in settings.fractions:
         budget = int(fraction * ample + 1e-9)
         for policy in settings.policies:
-            if runs_in(policy, case.split, accounting.name, informed=curves.informed):
+            if runs_in(
+                policy,
+                case.split,
+                accounting.name,
+                informed=curves.informed,
+                estimated=estimates is not None,
+            ):
                 made = plan(
                     policy,
                     case,
                     accounting,
                     budget,
                     curves,
+                    estimates=None if estimates is None else estimates[case.queries],
                     seed=settings.seed,
                     time_limit=settings.time_limit,
                 )

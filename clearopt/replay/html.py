@@ -94,7 +94,7 @@ def _frontiers(report: Report, order: dict[str, int]) -> str:
                 Mark(cost, value, series, f"{line.policy}: {percent(value)} % for {cost:.1%}")
                 for cost, value, _ in line.points
             ]
-        top = max(1.0, *(mark.x for mark in marks))
+        top = max(mark.x for mark in marks)
         plot = lines(drawn, (0.0, top), (0.0, 1.0), "share of ample", "right", share=True,
                      x_share=True, marks=marks)  # fmt: skip
         caption = escape(f"{benchmark}, {model} ({split} split, {accounting})")

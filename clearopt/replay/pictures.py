@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clearopt.plots import require_matplotlib
+from clearopt.replay.policies import ABLATIONS
 from clearopt.replay.report import Report, Summary
 from clearopt.replay.text import ACCOUNTINGS
 
@@ -17,13 +18,17 @@ _STYLES: dict[str, dict[str, Any]] = {
     "oracle": {"color": "#555555", "linestyle": (0, (2, 2)), "linewidth": 1.4, "marker": None},
     "price": {"color": "#56B4E9", "linewidth": 5.0, "alpha": 0.6, "marker": None},
     "dual": {"color": "#004B87", "linewidth": 2.0, "marker": "o", "markersize": 5},
+    "dual-informed": {"color": "#F0A500", "linewidth": 1.4, "linestyle": (0, (1, 1)),
+                      "marker": None},
     "dual-unpooled": {"color": "#009E73", "linewidth": 1.4, "marker": "v", "markersize": 5},
     "proportional": {"color": "#CC79A7", "linewidth": 1.4, "marker": "^", "markersize": 5},
+    "tale-ep": {"color": "#7A5195", "linewidth": 1.4, "marker": "P", "markersize": 6},
     "time-share": {"color": "#D55E00", "linestyle": (0, (4, 2)), "linewidth": 1.6, "marker": "D",
                    "markersize": 4},
     "uniform": {"color": "#8a8a8a", "linewidth": 3.0, "alpha": 0.7, "marker": "s",
                 "markersize": 5},
 }  # fmt: skip
+_SHADES = ("#C44E52", "#8C564B", "#BCBD22", "#17BECF")  # of the ablations
 
 
 def plot_replay(report: Report, folder: Path) -> list[Path]:
@@ -52,7 +57,10 @@ def _drawn(key: tuple[str, str, str], summaries: list[Summary], path: Path) -> P
     figure = Figure(figsize=(7.4, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for policy, style in _STYLES.items():
+    others = [name for name in ABLATIONS if any(s.policy == name for s in summaries)]
+    shades = {name: {"color": color, "linewidth": 1.2, "marker": "x", "markersize": 5}
+              for name, color in zip(ABLATIONS, _SHADES, strict=True)}  # fmt: skip
+    for policy, style in (_STYLES | {name: shades[name] for name in others}).items():
         own = sorted((s for s in summaries if s.policy == policy), key=lambda s: s.fraction)
         if own:
             x = [100 * s.fraction for s in own]
@@ -80,8 +88,8 @@ def _annotate(axes: Any, summaries: list[Summary], color: str) -> None:
     for s in summaries:
         if s.ratio is not None:
             axes.annotate(f"{s.ratio:.2f} x", (100 * s.fraction, 100 * s.accuracy),
-                          xytext=(4, -12), textcoords="offset points", fontsize=9, color=color,
-                          fontweight="bold")  # fmt: skip
+                          xytext=(-5, 6), textcoords="offset points", fontsize=9, color=color,
+                          fontweight="bold", ha="right")  # fmt: skip
 
 
 def _plain(text: str) -> str:

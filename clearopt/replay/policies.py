@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 import clearopt as co
 from clearopt.replay.accounting import Accounting, Caps, largest_within, right_under
@@ -31,7 +32,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "uniform": "one cap for all",
     "time-share": "a random share of the queries at the best common cap",
     "proportional": "caps in proportion to the threshold",
-    "tale-ep": "the model's own estimate of what it needs",
+    "tale-ep": "caps in proportion to the model's own estimate of what it needs",
     "price": "the price search alone, on the fitted curves (CLEAR)",
     "dual": "exact, on curves shrunk towards the population's",
     "dual-informed": "as dual, but shrunk towards what the features predict of the query",
@@ -53,9 +54,10 @@ ABLATIONS = ("dual-cumulative-surge", "dual-shifted-surge", "dual-triangular", "
 """The exact dual on other families of curves; under planned caps only."""
 
 SKIPPED: Mapping[str, str] = {
-    "tale-ep": "asks the model how many tokens it needs, which recorded rollouts cannot answer",
+    "tale-ep": "asks the model how many tokens it needs, which recorded rollouts cannot answer: "
+    "give its estimates in a table (--estimates FILE, from tale_estimates)",
 }
-"""Policies that no replay can run, and why."""
+"""Policies that need more than rollouts, and why they are not run without it."""
 
 FAMILY_OF: Mapping[str, str] = {
     "proportional": "shrunk",
@@ -78,6 +80,7 @@ _STEP_TOLERANCE = 1e-4
 # curves a node takes ten times as long, and what it would close is spent afterwards. By nodes
 # rather than seconds, so that a replay repeats.
 _NODES = {"planned": 200, "realised": 1}
+_PARTS = 2**40  # steps of a factor that estimates are scaled by: finer than a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +130,21 @@ def plan(
     budget: int,
     curves: CurvesOf,
     *,
+    estimates: FloatArray | None = None,
     seed: int = 0,
     time_limit: float = 20.0,
 ) -> Plan:
     """Share `budget` tokens, counted by `accounting`, among the case's queries.
+
+    Args:
+        policy: its name.
+        case: what may be looked at, and what is scored.
+        accounting: what the budget is counted in.
+        budget: tokens.
+        curves: the case's.
+        estimates: (n,) tokens that the model itself thinks it needs, for "tale-ep".
+        seed: of what is drawn.
+        time_limit: of a solver, seconds.
 
     Raises:
         DeclarationError: a solver found no allocation.
@@ -140,24 +154,34 @@ def plan(
         made = _uniform(case, accounting, budget, seed)
     elif policy == "time-share":
         made = _time_share(case, accounting, budget)
+    elif policy == "tale-ep":
+        assert estimates is not None
+        made = _by_estimates(case, accounting, budget, estimates)
     elif policy in ("dual-unpooled", "oracle"):
         seen = case.scored if policy == "oracle" else case.fitting
         steps = curves.steps(accounting, scored=policy == "oracle")
         made = _by_steps(steps, case.n, seen, accounting, budget, time_limit)
     else:
         bought = curves(FAMILY_OF[policy])
-        made = _by_curves(policy, case, bought, accounting, budget, time_limit)
+        made = (
+            _by_curves(policy, case, bought, accounting, budget, time_limit)
+            if case.folds is None
+            else _by_folds(policy, case, case.folds, bought, accounting, budget, time_limit)
+        )
     return replace(made, seconds=time.perf_counter() - started)
 
 
-def runs_in(policy: str, split: str, accounting: str, *, informed: bool) -> bool:
-    """Whether a policy says anything in such a split and accounting, with features or without.
+def runs_in(
+    policy: str, split: str, accounting: str, *, informed: bool, estimated: bool = False
+) -> bool:
+    """Whether a policy says anything in such a split and accounting, with features or without,
+    with the model's own estimates or without.
 
     Of queries that nobody has run there are no raw curves, and features are all there is to go by;
     the ablations have no cost curve of their own.
     """
     if policy in SKIPPED:
-        return False
+        return estimated
     if policy == "dual-unpooled":
         return split != QUERY
     if policy == "dual-informed":
@@ -203,6 +227,24 @@ def _time_share(case: Case, accounting: Accounting, budget: int) -> Plan:
     )
 
 
+def _by_estimates(case: Case, accounting: Accounting, budget: int, estimates: FloatArray) -> Plan:
+    """Caps in proportion to what the model thinks it needs, as large as the budget allows."""
+    n, seen, most = case.n, case.fitting, _most(case, budget)
+
+    def caps(part: int) -> FloatArray:
+        return np.minimum(np.floor(estimates * (part * step)), most)
+
+    # From nothing at all to a cap of `most` for the least demanding.
+    step = most / float(estimates.min()) / _PARTS
+    best = largest_within(lambda part: accounting.total(seen, caps(part)), budget, _PARTS)
+    chosen = caps(best).astype(np.int64)
+    if accounting.name == "planned":
+        open_ = np.flatnonzero(chosen < most)[: max(budget - int(chosen.sum()), 0)]
+        chosen[open_] += 1  # what rounding down leaves over
+    expected = float(right_under(seen, chosen.astype(np.float64), n).mean())
+    return Plan(chosen, expected=expected)
+
+
 # -------------------------------------------------------------------------------- curves
 def declare(curves: Curves, n: int, accounting: Accounting, budget: int, most: int) -> co.Problem:
     """Most right answers for n queries within a budget, with up to `most` tokens each."""
@@ -226,6 +268,42 @@ def _by_curves(
         caps = spend_left(caps, charged, budget, planned=accounting.name == "planned")
     expected = float(np.mean(curves.expected(caps.astype(np.float64))))
     return _certified(solution, caps, expected)
+
+
+def _by_folds(
+    policy: str,
+    case: Case,
+    folds: NDArray[np.intp],
+    curves: Curves,
+    accounting: Accounting,
+    budget: int,
+    time_limit: float,
+) -> Plan:
+    """Each fold shares out its own part of the budget, as large as the fold.
+
+    Curves of different folds come from different fits, and each fit's mean lies away from what its
+    own fold is like, for that is what it has not seen. Sharing between folds would buy by this.
+    """
+    labels, sizes = np.unique(folds, return_counts=True)
+    ends = np.floor(budget * np.cumsum(sizes) / case.n + 1e-9).astype(np.int64)
+    caps, expected = np.zeros(case.n, dtype=np.int64), 0.0
+    parts: list[Plan] = []
+    for label, size, own in zip(labels, sizes, np.diff(ends, prepend=0).tolist(), strict=True):
+        inside = np.flatnonzero(folds == label)
+        part = case.part(inside)
+        mine = curves.take(inside)
+        parts.append(_by_curves(policy, part, mine, accounting, own, time_limit))
+        caps[inside] = parts[-1].caps
+        expected += float(size / case.n) * (parts[-1].expected or 0.0)
+    prices = [part.price for part in parts if part.price is not None]
+    gaps = [part.gap for part in parts if part.gap is not None]
+    return Plan(
+        caps,
+        expected=expected,
+        price=float(np.mean(prices)) if prices else None,
+        gap=max(gaps) if len(gaps) == len(parts) else None,
+        status=next((part.status for part in parts if part.status != "optimal"), "optimal"),
+    )
 
 
 def _by_steps(

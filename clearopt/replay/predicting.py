@@ -1,4 +1,5 @@
-"""What curves of unseen queries are predicted from: a table, or other models' rollouts."""
+"""What is known of queries beside their rollouts: features that curves are predicted from, by a
+table or by other models' rollouts, and the model's own estimates."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import numpy as np
 from clearopt.calibration import Rollouts, Run, Traces
 from clearopt.errors import DeclarationError
 from clearopt.prediction import Features, read_features, rollout_features
+from clearopt.replay.estimates import COLUMN
 from clearopt.replay.settings import OTHERS, Settings
-from clearopt.validation import FloatArray
+from clearopt.validation import FloatArray, require
 
 
 def features_for(run: Run, traces: Traces, settings: Settings) -> Features:
@@ -25,6 +27,21 @@ def features_for(run: Run, traces: Traces, settings: Settings) -> Features:
     if settings.predict_from is not None:
         found.append(_from_models(run, traces, settings.predict_from))
     return found[0].joined(*found[1:])
+
+
+def estimates_for(run: Run, settings: Settings) -> FloatArray | None:
+    """(n,) tokens that the model thinks its queries need; None where there is no table of them.
+
+    Raises:
+        DeclarationError: a query is not in it, or an estimate is not positive.
+    """
+    if settings.estimates is None:
+        return None
+    found = read_features(
+        Path(settings.estimates), run.queries, columns=(COLUMN,), logarithms=False
+    ).values[:, 0]
+    require(found, found > 0, f"{settings.estimates}: {COLUMN}", "must be positive")
+    return np.asarray(found)
 
 
 def _from_models(run: Run, traces: Traces, wanted: str) -> Features:

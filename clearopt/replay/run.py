@@ -21,7 +21,7 @@ from clearopt.errors import DeclarationError
 from clearopt.prediction import Features
 from clearopt.replay.evaluation import evaluate
 from clearopt.replay.policies import SKIPPED
-from clearopt.replay.predicting import features_for
+from clearopt.replay.predicting import estimates_for, features_for
 from clearopt.replay.report import Evaluated, Report, summarised
 from clearopt.replay.settings import Settings
 from clearopt.replay.splits import QUERY, SAMPLE, require_two_queries, require_two_samples
@@ -99,10 +99,11 @@ def _outcomes(
             if journal.get(_key(job)) is None:
                 try:
                     features = _prepared(*job, traces, settings)
+                    estimates = estimates_for(job[0], settings)
                 except DeclarationError as reason:
                     refused[job] = _about(job, reason)
                 else:
-                    later[job] = start(evaluate, *job, settings, features)
+                    later[job] = start(evaluate, *job, settings, features, estimates)
         for job in jobs:
             if job in later:
                 try:
@@ -197,7 +198,11 @@ def _report(
         frontiers=tuple(line for each in found for line in each.frontiers),
         runs=tuple(each.facts for each in found),
         summaries=summarised(rows, standings),
-        skipped={name: why for name, why in SKIPPED.items() if name in settings.policies},
+        skipped={
+            name: why
+            for name, why in SKIPPED.items()
+            if name in settings.policies and settings.estimates is None
+        },
         notes=notes,
         settings=settings.to_dict(),
     )
@@ -212,6 +217,7 @@ def _configuration(traces: Traces, settings: Settings) -> dict[str, Any]:
     return {
         "rollouts": _digest(traces),
         "features": _file_digest(settings.features),
+        "estimates": _file_digest(settings.estimates),
         "settings": chosen,
         "versions": {name: versions[name] for name in ("clearopt", "jax", "numpy", "scipy")},
     }

@@ -35,6 +35,8 @@ class Settings:
         predict_from: a model of the same file from whose rollouts this one's curves are predicted,
             or "others" for all of them together.
         predictor: what predicts: "design" (a linear model inside the fit), "ridge", "boosting".
+        estimates: a table by query of the tokens that the model itself thinks it needs, column
+            "estimate", as `tale_estimates` writes; without one the policy "tale-ep" is skipped.
         stream: a mix of easy and hard queries to draw streams of, or None for the file's own.
         length: queries in a stream.
         time_limit: seconds a solver may take for one allocation.
@@ -55,6 +57,7 @@ class Settings:
     features: str | None = None
     predict_from: str | None = None
     predictor: str = "design"
+    estimates: str | None = None
     stream: str | None = None
     length: int = 500
     time_limit: float = 60.0
@@ -86,8 +89,9 @@ class Settings:
             )
         if self.stream is not None and self.stream not in MIXES:
             raise DeclarationError(f"stream {self.stream!r}: known are {', '.join(MIXES)}")
-        if self.features is not None:
-            object.__setattr__(self, "features", str(self.features))
+        for name in ("features", "estimates"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
         self._choose("policies", DESCRIPTIONS, _BASELINES)
         self._choose("accountings", ACCOUNTINGS, ())
         self._choose("splits", (SAMPLE, QUERY), ())

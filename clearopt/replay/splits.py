@@ -4,7 +4,8 @@
   way round. It asks what allocation gains for queries that have been seen before.
 - **query**: each query's curve is predicted by fits on other queries alone, from features of the
   query or from another model's rollouts on it, and all its samples score. It asks what allocation
-  gains for queries nobody has run.
+  gains for queries nobody has run. Queries are dealt into folds, and those of one fold, whose
+  curves come from one fit, share their own part of the budget.
 
 In a query split the scalars of the baselines (what is ample, the best common cap) are taken from
 the scored rollouts themselves, which favours the baselines.
@@ -35,7 +36,8 @@ class Case:
         queries: (n,) positions in the run of the queries that are scored.
         fitting: rollouts that may be looked at, of queries 0 .. n - 1.
         scored: rollouts that are scored, of queries 0 .. n - 1, each of which has at least one.
-        folds: (n,) which fold a query is in, for a query split: its curve comes from the others.
+        folds: (n,) which fold a query is in, for a query split: its curve comes from the others,
+            and policies that buy by curves share a fold's own part of the budget in it.
         stream: of a stream, the case that it is drawn from and the place there of each query.
     """
 
@@ -60,7 +62,18 @@ class Case:
             self.queries[entries],
             _repeated(self.fitting, entries, self.n),
             _repeated(self.scored, entries, self.n),
+            folds=None if self.folds is None else self.folds[entries],
             stream=(self, entries),
+        )
+
+    def part(self, entries: NDArray[np.intp]) -> Case:
+        """The queries at these places alone, without folds."""
+        return Case(
+            self.split,
+            self.repeat,
+            self.queries[entries],
+            _repeated(self.fitting, entries, self.n),
+            _repeated(self.scored, entries, self.n),
         )
 
 

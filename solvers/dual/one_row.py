@@ -168,14 +168,16 @@ def relax(
             gain, demand = float(response.gain.sum()), float(row.coefficient @ response.tokens)
         return gain + price * row.budget, row.budget - demand
 
-    bracket = search_price(
-        evaluate,
-        start=start,
-        equality=row.equality,
-        cutoff=cutoff,
-        tolerance=tolerance,
-        deadline=row.deadline,
-    )
+    # Where no price makes demand fit, prices rise until the total gain is minus infinity.
+    with np.errstate(over="ignore"):
+        bracket = search_price(
+            evaluate,
+            start=start,
+            equality=row.equality,
+            cutoff=cutoff,
+            tolerance=tolerance,
+            deadline=row.deadline,
+        )
 
     def response_at(price: float) -> BestResponse:
         if price not in remembered:

@@ -264,10 +264,13 @@ def rigorous_sum(
     gain: FloatArray, utility: FloatArray, weight: FloatArray, price: FloatArray, tokens: FloatArray
 ) -> float:
     """An upper bound on the sum of gains: summed exactly, plus what the terms may be off by."""
-    sizes = np.abs(weight * utility) + np.abs(price * tokens)
+    with np.errstate(over="ignore"):
+        sizes = np.abs(weight * utility) + np.abs(price * tokens)
+    if not np.isfinite(sizes).all():  # a price near the largest number, where nothing is proven
+        return math.inf
     try:
         return math.fsum(gain) + ROUNDING * math.fsum(sizes)
-    except OverflowError:  # a price near the largest number, where nothing is proven
+    except OverflowError:
         return math.inf
 
 

@@ -413,3 +413,13 @@ def test_wrong_arguments_are_named():
             wrong()
     with pytest.raises(CalibrationError, match="group 'b' has a rollout"):
         fit_curves(rollouts, 3, groups=["a", "a", "b"])
+
+
+def test_the_calibration_can_be_drawn_where_it_was_measured(tmp_path):
+    rollouts, _ = simulated("lognormal", 20, 4, seed=8)
+    fitted = fit_curves(rollouts)
+    path = fitted.plot(tmp_path / "new" / "fit.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    for without in (fitted.predict(queries=3), fit_curves(rollouts, family="isotonic")):
+        with pytest.raises(co.DeclarationError, match="plot_calibration: (no answer|tables)"):
+            without.plot(tmp_path / "no.png")

@@ -250,3 +250,21 @@ def test_equal_inputs_give_equal_predictions():
         warnings.simplefilter("ignore")
         one, two = (fit_predictor(data.features, data.rollouts) for _ in range(2))
     assert (one.predict(data.features).threshold == two.predict(data.features).threshold).all()
+
+
+def test_where_all_answers_are_right_there_is_nothing_to_explain():
+    data = simulated(6, queries=40, samples=4)
+    answers = data.rollouts
+    right = Rollouts(answers.query, answers.tokens, np.ones(160, dtype=bool), answers.finished)
+    for regressor in ("ridge", "boosting"):
+        predictor = fit_predictor(data.features, right, regressor=regressor)
+        assert predictor.signal["solve"] == 0.0
+        assert not predictor.informative["solve"]
+        assert predictor.informative["length"]
+        assert (predictor.predict(data.features).solve == 1.0).all()
+    one_wrong = right.correct.copy()
+    one_wrong[7] = False
+    seen = Rollouts(answers.query, answers.tokens, one_wrong, answers.finished)
+    predictor = fit_predictor(data.features, seen)
+    assert -0.1 < predictor.signal["solve"] <= 0.1
+    assert not predictor.informative["solve"]

@@ -75,3 +75,24 @@ def test_what_cannot_be_is_refused(options, message):
     options = {"truth": co.Lognormal([0.9, 0.8], 100.0, 0.2)} | options
     with pytest.raises(DeclarationError, match=message):
         noise_study(options.pop("truth"), **options)
+
+
+def test_every_panel_of_the_picture_shows_its_lines(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    rng = np.random.default_rng(3)
+    truth = co.Lognormal(rng.uniform(0.5, 1.0, 12), np.exp(rng.normal(5.0, 0.8, 12)), 0.3)
+    study = noise_study(truth, noise=[0.0, 0.3], shares=[0.1, 0.6], draws=1)
+    drawn, save = [], Figure.savefig
+
+    def noted(self, *arguments, **options):
+        drawn.append(self)
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    assert study.plot(tmp_path / "noise.png").exists()
+    for axes in drawn[0].axes:
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert len(axes.lines) >= 6
+        assert max(np.max(line.get_ydata()) for line in axes.lines) <= high

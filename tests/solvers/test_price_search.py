@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 
+import clearopt as co
+from clearopt.solvers.dual.one_row import OneRow, relax
 from clearopt.solvers.dual.price_search import search_price
+from clearopt.solvers.dual.separable import separate, view
 
 
 def kinked(prices: np.ndarray, amounts: np.ndarray, budget: float):
@@ -65,3 +69,17 @@ def test_equality_rows_may_have_negative_prices() -> None:
 def test_a_budget_that_nothing_fits_is_reported() -> None:
     bracket = search_price(lambda p: (1.0 - p, -1.0), start=1.0)
     assert bracket.high.slope < 0
+
+
+def test_a_box_that_no_price_makes_fit_says_so_without_a_warning() -> None:
+    # Prices rise until what they cost in all overflows.
+    tokens = co.Allocation(3, lower=1e20, upper=2e20)
+    curves = co.Lognormal([0.5, 0.6, 0.7], [1e20, 1e20, 2e20], 0.3)
+    problem = co.Problem(co.Maximize(co.sum(curves(tokens))), [co.sum(tokens) <= 4e20])
+    queries = separate(view(problem.program), "numpy")
+    row = OneRow(queries, np.ones(3), 2.9e20, equality=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = relax(row, queries.lower, queries.upper, start=1e270)
+    assert not found.fits
+    assert found.bound == math.inf  # at such a price nothing is proven
