@@ -7,7 +7,7 @@ import pytest
 
 import clearopt as co
 from clearopt.confirmation.tasks import generate_tasks, is_correct
-from clearopt.serving import Engine, environment
+from clearopt.serving import Engine, Prefix, RefusedError, Request, answer_all, environment
 
 pytestmark = pytest.mark.vllm
 
@@ -179,3 +179,32 @@ def test_a_stop_text_ends_an_answer(engine, prompts):
     for whole, part in zip(plain, stopped, strict=True):
         assert part.text == whole.text.split("=")[0]
         assert part.finished
+
+
+def test_one_face_answers_as_a_batch_does(engine, prompts):
+    caps = np.arange(5, 29)
+    requests = [
+        Request(p, int(cap), seed=i) for i, (p, cap) in enumerate(zip(prompts, caps, strict=True))
+    ]
+    assert answer_all(engine, requests) == engine.generate(prompts, caps, np.arange(24))
+    assert engine.name.startswith("reasoner@")
+
+
+def test_a_prefix_is_continued(engine, prompts):
+    (whole, first) = answer_all(
+        engine, [Request(prompts[0], cap, temperature=0) for cap in (60, 11)]
+    )
+    prefix = Prefix().then(first)
+    (rest,) = answer_all(engine, [Request(prompts[0], 60, temperature=0, prefix=prefix)])
+    assert first.token_ids + rest.token_ids == whole.token_ids
+
+
+def test_what_vllm_refuses_costs_one_request(engine, prompts):
+    for request in (
+        Request(" ".join(["7"] * 600), 5),
+        Request(prompts[0], 5, thinking_tokens=3),  # this engine was told no marks of thinking
+        Request(prompts[0], 5, prefix=Prefix("s1", 1)),
+    ):
+        with pytest.raises(RefusedError):
+            answer_all(engine, [request])
+    assert answer_all(engine, [Request(prompts[0], 5)])[0].tokens == 5
