@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from clearopt.runs.journal import Journal
 from clearopt.serving.requests import Generation
 
 _VERSION = 1
+
+CHEAPER = "cheaper"
+"""The purse of another engine's tokens, which are not the budget's."""
 
 End = Literal["answered", "refused", "failed", "no tokens"]
 
@@ -50,7 +54,9 @@ class Record:
     Attributes:
         outcomes: by job.
         attempts: by job, how often it was sent.
-        spent, lost: tokens received; and tokens charged for attempts whose answers never came.
+        plans: by round, what was noted of it; verdicts: by what was looked at.
+        spent, lost: by purse, tokens received; and tokens charged for attempts whose answers never
+            came. A job's purse is "main" unless its name begins with that of another.
         unseen: how many such attempts there were.
         resumed: whether the journal held anything of this run.
 
@@ -63,19 +69,21 @@ class Record:
     ) -> None:
         self.journal = journal
         self.run = fingerprint(about)
-        self.about = about
+        self.about = json.loads(json.dumps(about))
         self.outcomes: dict[str, Outcome] = {}
         self.attempts: dict[str, int] = {}
-        self.plans: dict[str, list[int]] = {}
+        self.plans: dict[str, dict[str, Any]] = {}
         self.verdicts: dict[str, dict[str, Any]] = {}
-        self.spent = self.lost = self.unseen = 0
+        self.spent: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.unseen = 0
         self.resumed = bool(journal.entries)
         self._open: dict[tuple[str, int], int] = {}
         self._begun = False
         for entry in journal.entries:
             self._take(entry)
-        for cap in self._open.values():
-            self._charge(cap if charge_lost else 0)
+        for (job, _), cap in self._open.items():
+            self._charge(job, cap if charge_lost else 0)
         self._open.clear()
 
     # ------------------------------------------------------------------ lines
@@ -84,9 +92,10 @@ class Record:
         if not self._begun:
             await self._note({"what": "run", "version": _VERSION, "run": self.run, **self.about})
 
-    async def plan(self, name: str, caps: Sequence[int]) -> None:
-        """Note what a round allows each query, (n,) tokens."""
-        await self._note({"what": "plan", "name": name, "caps": [int(cap) for cap in caps]})
+    async def plan(self, name: str, caps: Sequence[int], **about: Any) -> None:
+        """Note what a round allows each query, (n,) tokens, and what else is known of it."""
+        whole = [int(cap) for cap in caps]
+        await self._note({"what": "plan", "name": name, "caps": whole, **about})
 
     async def sent(self, job: str, cap: int) -> int:
         """Note that a request is about to be sent; returns the number of the attempt."""
@@ -136,7 +145,7 @@ class Record:
                     self._check(entry)
                     self._begun = True
                 case "plan":
-                    self.plans[entry["name"]] = entry["caps"]
+                    self.plans[entry["name"]] = entry | {"caps": list(entry["caps"])}
                 case "sent":
                     job, attempt = entry["job"], entry["attempt"]
                     self.attempts[job] = attempt
@@ -144,7 +153,7 @@ class Record:
                 case "attempt failed":
                     self._open.pop((entry["job"], entry["attempt"]), None)
                     if entry["charged"] is not None:
-                        self._charge(entry["charged"])
+                        self._charge(entry["job"], entry["charged"])
                 case "end":
                     self._open.pop((entry["job"], entry["attempt"]), None)
                     self._end(entry)
@@ -164,11 +173,11 @@ class Record:
                 found["text"], found["tokens"], found["reason"], tuple(found["ids"]),
                 found["overrun"],
             )  # fmt: skip
-            self.spent += generation.tokens + generation.overrun
+            self.spent[purse_of(entry["job"])] += generation.tokens + generation.overrun
         self.outcomes[entry["job"]] = Outcome(entry["end"], generation, entry["why"])
 
-    def _charge(self, tokens: int) -> None:
-        self.lost += tokens
+    def _charge(self, job: str, tokens: int) -> None:
+        self.lost[purse_of(job)] += tokens
         self.unseen += 1
 
     def _check(self, entry: dict[str, Any]) -> None:
@@ -180,6 +189,11 @@ class Record:
             + (f" (another {', '.join(other)})" if other else "")
             + ": name another folder, or remove it"
         )
+
+
+def purse_of(job: str) -> str:
+    """Whose tokens a job spends."""
+    return CHEAPER if job.startswith(f"{CHEAPER}:") else "main"
 
 
 def fingerprint(value: Any) -> str:

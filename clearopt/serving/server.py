@@ -85,13 +85,13 @@ class Server:
     # ------------------------------------------------------------------ one face of all engines
     @property
     def name(self) -> str:
-        """The model as it was asked for, and the server's address."""
-        return f"{self._asked_for or 'the only model'} at {self.base_url}"
+        """The model, as it was asked for; a server may move without becoming another."""
+        return self._asked_for or f"the model at {self.base_url}"
 
     @property
     def location(self) -> str:
         """As `Engine.location`: where the model is."""
-        return self.name
+        return f"{self.model} at {self.base_url}"
 
     async def __aenter__(self) -> Self:
         self._entered += 1

@@ -153,8 +153,8 @@ def test_an_answer_is_found_again(tmp_path):
     )
     for record in (before, after):
         assert record.outcomes["0:0"].generation == ANSWER
-        assert (record.spent, record.lost, record.unseen) == (4, 0, 0)
-        assert record.plans == {"0": [10, 0]}
+        assert (record.spent["main"], record.lost["main"], record.unseen) == (4, 0, 0)
+        assert record.plans["0"]["caps"] == [10, 0]
         assert record.verdicts == {"0:0": {"score": 1.0}}
     assert (before.resumed, after.resumed) == (False, True)
 
@@ -169,11 +169,11 @@ def test_a_request_without_outcome_is_charged_at_its_cap(tmp_path):
         ("sent", "0:1", 25),
     ]
     before, after = records(tmp_path / "j", *steps)
-    assert (before.lost, before.unseen) == (10, 1)
-    assert (after.lost, after.unseen) == (45, 3)
+    assert (before.lost["main"], before.unseen) == (10, 1)
+    assert (after.lost["main"], after.unseen) == (45, 3)
     assert after.attempts == {"0:0": 3, "0:1": 1}
     journal = Journal(tmp_path / "j")
-    assert Record(journal, ABOUT, charge_lost=False).lost == 10  # as that one was noted
+    assert Record(journal, ABOUT, charge_lost=False).lost["main"] == 10  # as that one was noted
     journal.close()
 
 
@@ -184,7 +184,7 @@ def test_an_outcome_is_counted_once(tmp_path):
         ("ended", "0:0", 1, Outcome("answered", ANSWER)),
         ("ended", "0:0", 1, Outcome("answered", ANSWER)),
     )
-    assert after.spent == 4
+    assert after.spent["main"] == 4
 
 
 def test_the_journal_of_another_run_is_refused(tmp_path):

@@ -152,7 +152,7 @@ def test_the_budget_holds_under_any_faults(seed):
     assert ledger.committed == 0
     assert len(record.outcomes) == 40
     received = [o.generation.tokens for o in record.outcomes.values() if o.generation]
-    assert sum(received) == ledger.spent == record.spent
+    assert sum(received) == ledger.spent == record.spent["main"]
 
 
 def test_a_server_that_ignores_caps_is_charged_for_what_it_sends():
