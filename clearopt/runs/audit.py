@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clearopt.serving.endpoint import Endpoint
-from clearopt.serving.reasoning import Reasoning, thought
+from clearopt.serving.reasoning import Reasoning, last_mark, thought
 from clearopt.serving.requests import Generation, Request
 
 
@@ -54,6 +54,7 @@ class Auditor:
     Args:
         reasoning: of the model, or None.
         start, end: tokens of its marks, or None where the engine cannot tell.
+        template: tokens of a chat, whose template may begin the thinking itself.
     """
 
     def __init__(
@@ -61,17 +62,20 @@ class Auditor:
         reasoning: Reasoning | None = None,
         start: tuple[int, ...] | None = None,
         end: tuple[int, ...] | None = None,
+        template: tuple[int, ...] = (),
     ) -> None:
         self._reasoning, self._start, self._end = reasoning, start or (), end
+        self._template = template
 
     @classmethod
-    async def asking(cls, endpoint: Endpoint, reasoning: Reasoning | None) -> Auditor:
+    async def asking(
+        cls, endpoint: Endpoint, reasoning: Reasoning | None, *, chat: bool = False
+    ) -> Auditor:
         """An auditor that knows how the engine writes the marks of thinking."""
         if reasoning is None:
             return cls()
-        return cls(
-            reasoning, await endpoint.encode(reasoning.start), await endpoint.encode(reasoning.end)
-        )
+        start, end = await endpoint.encode(reasoning.start), await endpoint.encode(reasoning.end)
+        return cls(reasoning, start, end, await endpoint.chat("?") if chat else ())
 
     def audit(self, job: str, request: Request, answer: Generation) -> Audited:
         """One request and its answer."""
@@ -91,10 +95,13 @@ class Auditor:
         if request.thinking_tokens is None or self._reasoning is None or not self._end:
             return None
         ids = request.prefix.then(answer).token_ids
-        if not ids or not isinstance(request.prompt, str):
+        if not ids:
             return None
-        opened = request.prompt.rfind(self._reasoning.start)
-        begun = opened > request.prompt.rfind(self._reasoning.end)
+        prompt: Any = self._template if request.chat else request.prompt
+        if isinstance(prompt, str):
+            begun = prompt.rfind(self._reasoning.start) > prompt.rfind(self._reasoning.end)
+        else:
+            begun = last_mark(prompt, self._start) > last_mark(prompt, self._end)
         return thought(ids, self._end, self._start, begun=begun)
 
 

@@ -16,7 +16,7 @@ from clearopt.runs.progress import Watcher
 from clearopt.runs.record import CHEAPER, Outcome, Record
 from clearopt.runs.report import Round
 from clearopt.runs.settings import Settings
-from clearopt.runs.standing import Standing, going_on, spent_by
+from clearopt.runs.standing import Standing, finished, going_on, spent_by
 from clearopt.runs.wave import Job, Wave
 from clearopt.serving.endpoint import Endpoint
 from clearopt.serving.failures import EngineError
@@ -72,7 +72,9 @@ class Execution:
             EngineError, JournalError: it has to stop; what has ended stands in `standings`.
             DeclarationError: there is no first allocation.
         """
-        self._auditor = await Auditor.asking(self.endpoint, self.settings.reasoning)
+        self._auditor = await Auditor.asking(
+            self.endpoint, self.settings.reasoning, chat=self.settings.chat
+        )
         aside = 0
         for number in range(self.settings.rounds + 1):
             name = str(number)
@@ -96,7 +98,12 @@ class Execution:
         if number:
             available = max(available - aside, 0)
             plan = further_plan(
-                self.work, available, spent_by(self.standings), going_on(self.standings), **solving
+                self.work,
+                available,
+                spent_by(self.standings),
+                going_on(self.standings),
+                finished(self.standings),
+                **solving,
             )
             return plan, available, aside
         whole = available
@@ -153,6 +160,7 @@ class Execution:
             stop=settings.stop,
             prefix=prefix,
             thinking_tokens=limit,
+            chat=settings.chat,
         )
         return Job(f"{number}:{i}", request)
 
@@ -234,6 +242,7 @@ class Execution:
             prompt, more = self.work.queries[i].prompt, getattr(choice, "instruction", "")
             request = Request(
                 prompt=prompt + more if isinstance(prompt, str) else prompt,
+                chat=self.settings.chat,
                 max_tokens=choice.tokens,
                 seed=int(seeds[i]),
                 temperature=self.settings.temperature,

@@ -101,7 +101,12 @@ def first_plan(work: Workload, budget: int, **solving: Any) -> Plan:
 
 
 def further_plan(
-    work: Workload, budget: int, spent: NDArray[Any], going_on: NDArray[np.bool_], **solving: Any
+    work: Workload,
+    budget: int,
+    spent: NDArray[Any],
+    going_on: NDArray[np.bool_],
+    finished: NDArray[np.bool_] | None = None,
+    **solving: Any,
 ) -> Plan | None:
     """Share what is left among the answers that are still under way.
 
@@ -110,6 +115,8 @@ def further_plan(
         budget: tokens left.
         spent: (n,) tokens each has had.
         going_on: (n,) whether more tokens may help: cut at its cap, or not sent at all.
+        finished: (n,) whose answers have ended: for constraints on accuracy these are as accurate
+            as their curves at the peak.
         solving: solver and its options.
 
     Returns:
@@ -122,7 +129,9 @@ def further_plan(
     if not work.utilities.s_shaped:
         return None
     rest = Remaining.of(work.utilities, spent, most)
-    plan = _solved(work, rest, budget, spent, most, solving)
+    ended = np.zeros(work.n, dtype=bool) if finished is None else finished
+    settled = np.where(ended, work.utilities.value_at(work.utilities.saturation_excess), 0.0)
+    plan = _solved(work, rest, budget, spent, most, solving, settled)
     return None if isinstance(plan, str) else plan
 
 
@@ -133,6 +142,7 @@ def _solved(
     spent: NDArray[Any],
     most: NDArray[Any],
     solving: dict[str, Any],
+    settled: FloatArray | None = None,
 ) -> Plan | str:
     """A plan, or why there is none."""
     more = co.Allocation(work.n, upper=most, integer=True, name="tokens")
@@ -140,7 +150,8 @@ def _solved(
     tokens = more + spent if np.any(spent) else more
     constraints = [(co.sum(more) <= budget).named(BUDGET)]
     if work.constraints is not None:
-        constraints += work.constraints(tokens, accuracy)
+        reached = accuracy if settled is None else accuracy + settled
+        constraints += work.constraints(tokens, reached)
     worth: Any = np.asarray(work.weights) @ accuracy
     problem = co.Problem(co.Maximize(worth), constraints)
     solution = problem.solve(**solving)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ async def run_async(
             work, endpoint, record, judging, settings, abandonment, watcher or Silent()
         )
         stopped = await _executed(execution, endpoint, settings)
-        notes = [*execution.notes, *findings(execution.audits)]
+        rows = tuple(_row(execution, i, complete=not stopped) for i in range(work.n))
+        notes = [*execution.notes, *findings(execution.audits), *_troubles(rows)]
         if journal.damaged:
             notes.append(f"damaged lines of the journal were passed over: {journal.damaged[:10]}")
         if stopped:
             notes.append(stopped)
         report = Report(
-            rows=tuple(_row(execution, i, complete=not stopped) for i in range(work.n)),
+            rows=rows,
             rounds=tuple(execution.rounds),
             spending=_spending(record, settings),
             complete=not stopped,
@@ -193,6 +195,25 @@ def _row(execution: Execution, i: int, *, complete: bool) -> Row:
         text=text,
         why=why,
     )
+
+
+def _troubles(rows: Sequence[Row]) -> list[str]:
+    """What went wrong with how many queries, and one example of each."""
+    told = []
+    for status, what in (("refused", "were refused"), ("failed", "failed")):
+        of_them = [row for row in rows if row.status == status]
+        if of_them:
+            told.append(f"{len(of_them)} queries {what}, {of_them[0].key!r}: {of_them[0].why}")
+    kept = [row for row in rows if row.status in ("answered", "cut") and row.why]
+    if kept:
+        told.append(f"{len(kept)} answers were not continued, {kept[0].key!r}: {kept[0].why}")
+    unsure = [row for row in rows if row.verdict in ("raised", "timed out", "died")]
+    if unsure:
+        told.append(
+            f"the verifier gave no score for {len(unsure)} answers, which count as wrong: "
+            f"{unsure[0].key!r} {unsure[0].verdict}"
+        )
+    return told
 
 
 def _first_score(execution: Execution, i: int, score: float | None) -> float | None:

@@ -21,6 +21,7 @@ class Settings:
         rounds: how often tokens that were left over are shared out again, at most.
         seed: of the sampling; every request has a seed of its own.
         temperature, stop: of the sampling.
+        chat: whether prompts are a user's messages, to be put into the model's chat template.
         reasoning: of a model that thinks first: what of each cap is kept for its answer.
         charge_lost: whether an attempt whose answer never came is charged its cap. If not, the
             budget covers what was received, and what was lost is reported beside it.
@@ -39,6 +40,7 @@ class Settings:
     seed: int = 0
     temperature: float = 1.0
     stop: tuple[str, ...] = ()
+    chat: bool = False
     reasoning: Reasoning | None = None
     charge_lost: bool = True
     request_timeout: float | None = None

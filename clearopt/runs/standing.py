@@ -78,3 +78,8 @@ def spent_by(standings: list[Standing]) -> NDArray[np.int64]:
 def going_on(standings: list[Standing]) -> NDArray[np.bool_]:
     """(n,) whether more tokens may help."""
     return np.array([standing.goes_on for standing in standings], dtype=bool)
+
+
+def finished(standings: list[Standing]) -> NDArray[np.bool_]:
+    """(n,) whose answers have ended by themselves."""
+    return np.array([standing.finished for standing in standings], dtype=bool)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from clearopt.errors import DeclarationError, MissingExtraError
@@ -168,14 +171,35 @@ class ReasoningGym:
         return float(scorer(final_answer(text, self.mark), entry))
 
 
-VERIFIERS: dict[str, Callable[..., Verifier]] = {
-    "exact": ExactMatch,
-    "numeric": Numeric,
-    "choice": MultipleChoice,
-    "math": Mathematics,
-    "reasoning-gym": ReasoningGym,
-}
-"""By the names that the command line has for them."""
+@dataclass(frozen=True)
+class FromFile:
+    """A user's function of a query and a text, in a Python file.
+
+    Attributes:
+        path: of the file; function: its name in there.
+
+    Raises:
+        DeclarationError: there is no such file.
+    """
+
+    path: str
+    function: str
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).is_file():
+            raise DeclarationError(f"{self.path}: there is no such file")
+
+    def __call__(self, query: Query, text: str) -> float:
+        """What the function says."""
+        return float(_loaded(self.path, self.function)(query, text))
+
+
+@cache
+def _loaded(path: str, function: str) -> Verifier:
+    found: Verifier | None = runpy.run_path(path).get(function)
+    if found is None:
+        raise DeclarationError(f"{path}: there is no function {function!r} in it")
+    return found
 
 
 def _right(query: Query) -> str:

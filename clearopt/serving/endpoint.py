@@ -43,6 +43,13 @@ class Endpoint(Protocol):
     async def encode(self, text: str, *, special: bool = False) -> tuple[int, ...] | None:
         """The tokens of a text, with `special` as those of a prompt; None where it cannot tell."""
 
+    async def chat(self, message: str) -> tuple[int, ...]:
+        """The tokens of a user's message in the model's chat template, up to the answer.
+
+        Raises:
+            RefusedError: the model has no chat template, or the engine cannot tell.
+        """
+
 
 def answer_all(endpoint: Endpoint, requests: Iterable[Request]) -> list[Generation]:
     """Answer requests in an event loop of its own, in their order, without retries.

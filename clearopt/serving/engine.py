@@ -178,7 +178,10 @@ class Engine:
             EngineError: vLLM failed.
         """
         prompt, prefix = request.prompt, request.prefix
-        ids = [*(await self.encode(prompt, special=True) if isinstance(prompt, str) else prompt)]
+        if isinstance(prompt, str):
+            told = self.chat(prompt) if request.chat else self.encode(prompt, special=True)
+            prompt = await told
+        ids = [*prompt]
         if prefix.tokens and len(prefix.token_ids) != prefix.tokens:
             raise RefusedError("the tokens of the prefix are not known, so it cannot be continued")
         ids += prefix.token_ids
@@ -205,6 +208,20 @@ class Engine:
             return tuple(int(t) for t in tokenizer.encode(text, add_special_tokens=special))
         except ValueError as error:  # vLLM's tokenizers refuse what is too long for the model
             raise RefusedError(str(error)) from error
+
+    async def chat(self, message: str) -> tuple[int, ...]:
+        """The tokens of a user's message in the model's chat template, up to the answer.
+
+        Raises:
+            RefusedError: the model has none.
+        """
+        try:
+            text = self._llm.get_tokenizer().apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise what they like
+            raise RefusedError(f"no chat template for {self.model!r}: {error}") from error
+        return await self.encode(str(text))
 
     def count_tokens(self, prompts: Sequence[str]) -> NDArray[np.intp]:
         """How many tokens each prompt has, (n,)."""

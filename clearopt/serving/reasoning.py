@@ -62,6 +62,13 @@ def thought(
     return (len(token_ids) if closed is None else closed) - first
 
 
+def last_mark(tokens: Sequence[int], mark: Sequence[int]) -> int:
+    """Where a mark begins for the last time among some tokens; -1 where it does not."""
+    tokens, mark = tuple(tokens), tuple(mark)
+    places = range(len(tokens) - len(mark), -1, -1) if mark else ()
+    return next((p for p in places if tokens[p : p + len(mark)] == mark), -1)
+
+
 def _find(tokens: Sequence[int], mark: Sequence[int], begin: int = 0) -> int | None:
     mark, length = tuple(mark), len(mark)
     if not length:

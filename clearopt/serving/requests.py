@@ -76,6 +76,7 @@ class Request:
         stop: texts that end an answer, and are not part of it.
         prefix: what was generated before, to be continued.
         thinking_tokens: most tokens of thinking, those in the prefix included; None: no limit.
+        chat: whether the prompt is a user's message, to be put into the model's chat template.
 
     Raises:
         DeclarationError: a number is out of range.
@@ -88,10 +89,13 @@ class Request:
     stop: tuple[str, ...] = ()
     prefix: Prefix = NOTHING
     thinking_tokens: int | None = None
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise DeclarationError("Request: the prompt is empty")
+        if self.chat and not isinstance(self.prompt, str):
+            raise DeclarationError("Request: chat: the prompt must be a text, not tokens")
         for name, value, least in (
             ("max_tokens", self.max_tokens, 1),
             ("seed", self.seed, 0),

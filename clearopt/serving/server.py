@@ -141,6 +141,23 @@ class Server:
         except (RefusedError, EngineError, KeyError, TypeError, ValueError):
             return None  # not vLLM: other servers have no such address
 
+    async def chat(self, message: str) -> tuple[int, ...]:
+        """The tokens of a user's message in the model's chat template, up to the answer.
+
+        Raises:
+            RefusedError: the server, or its model, has no chat template to apply.
+        """
+        body = {
+            "messages": [{"role": "user", "content": message}],
+            "add_generation_prompt": True,
+            "model": await self.model_name(),
+        }
+        try:
+            async with self._posted("/tokenize", body) as response:
+                return tuple(int(token) for token in (await _json(response))["tokens"])
+        except (EngineError, KeyError, TypeError, ValueError) as error:
+            raise RefusedError(f"the chat template cannot be applied: {error}") from error
+
     async def model_name(self) -> str:
         """The model's name on the server, asked for where it was not given.
 
@@ -194,11 +211,13 @@ class Server:
 
     # ------------------------------------------------------------------ HTTP
     async def _body(self, request: Request) -> dict[str, Any]:
-        prompt: str | list[int] = (
-            request.prompt if isinstance(request.prompt, str) else [*request.prompt]
-        )
+        prompt: str | list[int]
         if request.prefix.tokens:
             prompt = await self._continued(request)
+        elif request.chat and isinstance(request.prompt, str):
+            prompt = [*await self.chat(request.prompt)]
+        else:
+            prompt = request.prompt if isinstance(request.prompt, str) else [*request.prompt]
         body: dict[str, Any] = {
             **self.extra,
             "model": await self.model_name(),
@@ -218,10 +237,16 @@ class Server:
 
     async def _continued(self, request: Request) -> str | list[int]:
         prompt, prefix = request.prompt, request.prefix
-        ids = await self.encode(prompt, special=True) if isinstance(prompt, str) else prompt
+        ids: tuple[int, ...] | None
+        if not isinstance(prompt, str):
+            ids = prompt
+        elif request.chat:
+            ids = await self.chat(prompt)
+        else:
+            ids = await self.encode(prompt, special=True)
         if ids is not None and len(prefix.token_ids) == prefix.tokens:
             return [*ids, *prefix.token_ids]
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and not request.chat:
             return prompt + prefix.text
         raise RefusedError("the tokens of the prefix are not known, so it cannot be continued")
 
