@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clearopt.runs import Settings, Workload
     from clearopt.runs.abandonment import Abandonment
     from clearopt.runs.verifiers import Verifier
+    from clearopt.serving import Server
     from clearopt.serving.endpoint import Endpoint
     from clearopt.serving.reasoning import Reasoning
 
@@ -58,12 +59,14 @@ def add_run_command(commands: Any) -> None:
         help=".csv, .tsv, .jsonl or .parquet")  # fmt: skip
 
     add = parser.add_argument_group("engine").add_argument
-    add("--server", metavar="URL", help="an OpenAI-compatible server, such as `clearopt serve`")
+    add("--server", metavar="URL", action="append", dest="servers",
+        help="an OpenAI-compatible server, such as `clearopt serve`; several are replicas")  # fmt: skip
     add("--model", metavar="MODEL", help="with --server its name there (the only one); else what "
         "vLLM loads in this process: reasoner, smollm2, a folder, a name on the hub")  # fmt: skip
     add("--key-variable", default="VLLM_API_KEY", metavar="NAME", dest="key_variable",
         help="environment variable with the server's key (VLLM_API_KEY)")  # fmt: skip
-    add("--concurrency", type=int, default=256, metavar="N", help="requests at once (256)")
+    add("--concurrency", type=int, default=256, metavar="N",
+        help="requests at once, of each server (256)")  # fmt: skip
     add("--idle-timeout", type=float, default=120.0, metavar="SECONDS", dest="idle_timeout",
         help="without a sign of life, until an answer is given up (120)")  # fmt: skip
     add("--request-timeout", type=float, metavar="SECONDS", dest="request_timeout",
@@ -240,7 +243,8 @@ def _workload(options: argparse.Namespace) -> Workload:
         keys = [str(row) for row in range(table.rows)]
     known = names["answer"] in table.columns
     answers = table.labels(names["answer"]) if known else [None] * table.rows
-    queries = [Query(*found) for found in zip(keys, prompts, answers, strict=True)]
+    rest = table.frame.drop(set(names.values()) & set(table.columns)).to_dicts()
+    queries = [Query(*found) for found in zip(keys, prompts, answers, rest, strict=True)]
     request = Request(
         family=options.family,
         columns=columns,
@@ -274,17 +278,24 @@ def _workload(options: argparse.Namespace) -> Workload:
 
 
 def _endpoint(options: argparse.Namespace) -> Endpoint:
-    from clearopt.serving import Engine, Server
+    from clearopt.serving import Engine, Replicas
 
-    if options.server is None:
+    if not options.servers:
         if options.model is None:
             raise DeclarationError("who is to answer? give --server URL or --model MODEL")
         engine = Engine(options.model, seed=options.seed, **_told_marks(options))
         engine.concurrency = options.concurrency
         return engine
+    servers = [_server(options, url, options.model) for url in options.servers]
+    return servers[0] if len(servers) == 1 else Replicas(servers)
+
+
+def _server(options: argparse.Namespace, url: str, model: str | None) -> Server:
+    from clearopt.serving import Server
+
     return Server(
-        options.server,
-        options.model,
+        url,
+        model,
         key_variable=options.key_variable,
         concurrency=options.concurrency,
         idle_timeout=options.idle_timeout,
@@ -302,7 +313,6 @@ def _told_marks(options: argparse.Namespace) -> dict[str, Any]:
 
 def _abandonment(options: argparse.Namespace) -> Abandonment:
     from clearopt.runs import Cheaper, Fallback, Queue, Skip
-    from clearopt.serving import Server
 
     kind, _, detail = options.unfunded.partition(":")
     if kind == "skip" and not detail:
@@ -317,13 +327,7 @@ def _abandonment(options: argparse.Namespace) -> Abandonment:
             return Fallback(int(detail))
         if options.cheaper_server is None:
             raise DeclarationError("--unfunded cheaper:TOKENS needs --cheaper-server URL")
-        server = Server(
-            options.cheaper_server,
-            options.cheaper_model,
-            key_variable=options.key_variable,
-            concurrency=options.concurrency,
-            idle_timeout=options.idle_timeout,
-        )
+        server = _server(options, options.cheaper_server, options.cheaper_model)
         return Cheaper(server, int(detail))
     raise DeclarationError(
         f"--unfunded {options.unfunded}: write skip, fallback:TOKENS, queue:PATH or cheaper:TOKENS"

@@ -76,7 +76,7 @@ class Cheaper:
 
 @dataclass(frozen=True)
 class Queue:
-    """They are written to a file of JSON lines, for a later run.
+    """They are written to a file of JSON lines, with all their data, for a later run.
 
     Attributes:
         path: of the file; what stands there is replaced when the run ends.
@@ -92,12 +92,9 @@ class Queue:
         """Write the queries, all or nothing."""
         with written_whole(self.path) as file:
             for query in queries:
-                line = {
-                    "id": query.key,
-                    "prompt": query.prompt,
-                    "answer": query.answer,
-                    **({"data": dict(query.data)} if query.data else {}),
-                }
+                line = {**query.data, "id": query.key, "prompt": query.prompt}
+                if query.answer is not None:
+                    line["answer"] = query.answer
                 file.write(json.dumps(line, default=str).encode() + b"\n")
 
 

@@ -199,6 +199,8 @@ class Execution:
         if (answer := outcome.generation) is not None:
             query = self.work.queries[int(job.name.partition(":")[2])]
             text = job.request.prefix.text + answer.text
+            if self.settings.reasoning is not None:
+                text = self.settings.reasoning.answer_in(text)
             self.judging.begin(job.name, query, text, finished=answer.finished)
 
     # ------------------------------------------------------------------ the unfunded

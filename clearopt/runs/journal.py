@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,7 @@ class Journal:
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._broken: JournalError | None = None
+        self._writer = ThreadPoolExecutor(1)  # its own: others may be busy for long
         if path is not None:
             self._open(path)
 
@@ -111,6 +113,7 @@ class Journal:
 
     def close(self) -> None:
         """Let another process have it."""
+        self._writer.shutdown()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -121,7 +124,9 @@ class Journal:
             try:
                 if self._broken is not None:
                     raise self._broken
-                await asyncio.to_thread(self._write, b"".join(data for data, _ in waiting))
+                lines = b"".join(data for data, _ in waiting)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._writer, self._write, lines)
             except JournalError as error:
                 self._broken = error
                 for _, written in waiting:

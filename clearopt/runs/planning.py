@@ -162,7 +162,7 @@ def _solved(
     return Plan(
         caps=caps,
         expected=float(np.sum(utilities.value(caps.astype(np.float64)))),
-        price=float(price) if isinstance(price, int | float) else None,
+        price=float(price) if isinstance(price, float) and math.isfinite(price) else None,
         gap=float(solution.gap) if math.isfinite(solution.gap) else None,
         status=solution.status,
     )

@@ -128,6 +128,8 @@ class Report:
         notes: sentences that a person should read.
         settings: of the run.
         seconds: of wall time.
+        resumed: requests that an earlier process had answered.
+        audits: each answered request, planned and spent (`clearopt.runs.audit.Audited`).
     """
 
     rows: tuple[Row, ...]
@@ -139,6 +141,7 @@ class Report:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
     seconds: float = 0.0
+    resumed: int = 0
     audits: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
     @property
@@ -184,6 +187,8 @@ class Report:
                 f"again      {sum(r.planned for r in further):,} tokens left over were shared out "
                 f"again in {len(further)} round{'s' if len(further) > 1 else ''}{gained}"
             )
+        if self.resumed:
+            lines.append(f"taken up   {self.resumed} requests had been answered before")
         if not self.complete:
             lines.append("incomplete: give the same command again to go on from here")
         lines += [f"note       {note}" for note in self.notes]

@@ -87,6 +87,7 @@ async def run_async(
             journal, _about(work, endpoint, settings, abandonment),
             charge_lost=settings.charge_lost,
         )  # fmt: skip
+        resumed = len(record.outcomes)
         judging = Judging(verifier, record, settings)
         execution = Execution(
             work, endpoint, record, judging, settings, abandonment, watcher or Silent()
@@ -108,6 +109,7 @@ async def run_async(
             notes=tuple(notes),
             settings=settings.to_dict(),
             seconds=time.monotonic() - started,
+            resumed=resumed,
             audits=tuple(audited.to_dict() for audited in execution.audits),
         )
         if isinstance(abandonment, Queue) and not stopped:

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import pickle
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -67,6 +68,7 @@ class Verifying:
                 "it by name in a module"
             ) from error
         self._workers = [_Worker(verifier, seconds) for _ in range(processes)]
+        self._waiting = ThreadPoolExecutor(processes)
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -75,12 +77,14 @@ class Verifying:
         """What the verifier says; never raises for what happens inside it."""
         worker = await self._idle.get()
         try:
-            return await asyncio.to_thread(worker.ask, query, text)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._waiting, worker.ask, query, text)
         finally:
             self._idle.put_nowait(worker)
 
     def close(self) -> None:
         """End the processes."""
+        self._waiting.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
 

@@ -11,6 +11,7 @@ from clearopt.serving.failures import (
 )
 from clearopt.serving.models import ModelError, resolve_model
 from clearopt.serving.reasoning import Reasoning
+from clearopt.serving.replicas import Replicas
 from clearopt.serving.requests import Generation, Prefix, Request
 from clearopt.serving.server import Server
 
@@ -26,6 +27,7 @@ __all__ = [
     "Prefix",
     "Reasoning",
     "RefusedError",
+    "Replicas",
     "Request",
     "Server",
     "answer_all",

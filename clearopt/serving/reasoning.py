@@ -38,6 +38,10 @@ class Reasoning:
         """The limit of the thinking in an answer of `cap` tokens."""
         return max(cap - self.answer_tokens, 0)
 
+    def answer_in(self, text: str) -> str:
+        """What follows the thinking in a text; nothing where the thinking has not ended."""
+        return text.rpartition(self.end)[2] if self.end in text else ""
+
 
 def thought(
     token_ids: Sequence[int], end: Sequence[int], start: Sequence[int] = (), *, begun: bool = False

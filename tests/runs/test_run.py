@@ -8,6 +8,7 @@ from clearopt.runs import (
     Cheaper,
     ExactMatch,
     Fallback,
+    Numeric,
     Query,
     Queue,
     Settings,
@@ -186,6 +187,9 @@ def test_a_server_with_a_limit_of_its_own_is_told():
     assert any("cut before their caps" in note for note in report.notes)
 
 
+JUDGE = Numeric()  # is asked about what follows the thinking
+
+
 def thinking(n=10):
     queries = [Query(f"q{i}", f"need=40 say={i} think=25\n", str(i)) for i in range(n)]
     return Workload(queries, 100)
@@ -194,7 +198,7 @@ def thinking(n=10):
 def test_the_limit_of_the_thinking_keeps_tokens_for_the_answer():
     chosen = settings(budget=300, rounds=0, reasoning=Reasoning(18, start="\n", end="|"))
     stub = Stub()
-    report = ran(stub, thinking(), chosen, verifier=VERIFIER)
+    report = ran(stub, thinking(), chosen, verifier=JUDGE)
     assert {entry["body"]["max_tokens"] for entry in stub.log} == {30}
     assert {entry["body"]["thinking_token_budget"] for entry in stub.log} == {12}
     assert report.right == 10
@@ -204,10 +208,10 @@ def test_the_limit_of_the_thinking_keeps_tokens_for_the_answer():
 
 def test_a_limit_of_the_thinking_that_is_ignored_is_told():
     chosen = settings(budget=300, rounds=0, reasoning=Reasoning(18, start="\n", end="|"))
-    report = ran(Stub(ignores_thinking=True), thinking(), chosen, verifier=VERIFIER)
+    report = ran(Stub(ignores_thinking=True), thinking(), chosen, verifier=JUDGE)
     assert report.right == 0
     assert any("thinking was ignored in 10 of 10 requests" in note for note in report.notes)
-    blind = ran(Stub(ignores_thinking=True, ids=False), thinking(), chosen, verifier=VERIFIER)
+    blind = ran(Stub(ignores_thinking=True, ids=False), thinking(), chosen, verifier=JUDGE)
     assert any("thinking cannot be checked" in note for note in blind.notes)
 
 

@@ -11,13 +11,8 @@ from clearopt.runs.record import Record
 from clearopt.runs.retries import Retries
 from clearopt.runs.wave import Job, Wave
 from clearopt.serving import EngineError, Request, Server
+from tests.runs.workloads import QUICK, jobs
 from tests.serving.stub import Running, Stub
-
-QUICK = Retries(first=0.01, longest=0.05)
-
-
-def jobs(count, cap=50, need=40):
-    return [Job(f"0:{i}", Request(f"need={need} say={i}\n", cap, seed=i)) for i in range(count)]
 
 
 def run(stub, given, *, budget=10**6, reserve=0, retries=QUICK, options=None, **wave):

@@ -4,6 +4,8 @@ import numpy as np
 
 import clearopt as co
 from clearopt.runs import ExactMatch, Query, Retries, Settings, Workload
+from clearopt.runs.wave import Job
+from clearopt.serving import Request
 
 QUICK = Retries(first=0.01, longest=0.05, attempts=8)
 VERIFIER = ExactMatch("####")
@@ -30,3 +32,8 @@ def settings(**options):
 def table(report):
     """What must be the same however often a run was killed."""
     return report.rows, report.rounds
+
+
+def jobs(count, cap=50, need=40):
+    """Requests whose answers need `need` tokens under a cap of `cap`."""
+    return [Job(f"0:{i}", Request(f"need={need} say={i}\n", cap, seed=i)) for i in range(count)]
