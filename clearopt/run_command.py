@@ -60,7 +60,7 @@ def add_run_command(commands: Any) -> None:
 
     add = parser.add_argument_group("engine").add_argument
     add("--server", metavar="URL", action="append", dest="servers",
-        help="an OpenAI-compatible server, such as `clearopt serve`; several are replicas")  # fmt: skip
+        help="OpenAI-compatible, such as `clearopt serve`; several are replicas")  # fmt: skip
     add("--model", metavar="MODEL", help="with --server its name there (the only one); else what "
         "vLLM loads in this process: reasoner, smollm2, a folder, a name on the hub")  # fmt: skip
     add("--key-variable", default="VLLM_API_KEY", metavar="NAME", dest="key_variable",

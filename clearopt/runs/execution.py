@@ -80,7 +80,10 @@ class Execution:
             name = str(number)
             if name not in self.record.plans:
                 plan, available, aside = self._plan(number, aside)
-                if plan is None or not plan.caps.any():
+                if isinstance(plan, str):
+                    self.notes.append(f"left-over tokens were not shared out again: {plan}")
+                    break
+                if not plan.caps.any():
                     break
                 await self.record.plan(
                     name, plan.caps.tolist(), available=available, aside=aside,
@@ -91,8 +94,8 @@ class Execution:
         await self._abandoned()
 
     # ------------------------------------------------------------------ rounds
-    def _plan(self, number: int, aside: int) -> tuple[Plan | None, int, int]:
-        """A plan, the tokens it shares out, and those set aside for fallback answers."""
+    def _plan(self, number: int, aside: int) -> tuple[Plan | str, int, int]:
+        """A plan (or why not), the tokens it shares out, those set aside for fallback answers."""
         solving = {"solver": self.settings.solver, "time_limit": self.settings.solver_seconds}
         available = self.ledger.plannable
         if number:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import clearopt as co
-from clearopt.errors import DeclarationError
+from clearopt.errors import DeclarationError, InfeasibleError
 from clearopt.runs.queries import Query, require_distinct
 from clearopt.utilities import Utility
 from clearopt.utilities.remaining import Remaining
@@ -107,7 +107,7 @@ def further_plan(
     going_on: NDArray[np.bool_],
     finished: NDArray[np.bool_] | None = None,
     **solving: Any,
-) -> Plan | None:
+) -> Plan | str:
     """Share what is left among the answers that are still under way.
 
     Args:
@@ -120,19 +120,18 @@ def further_plan(
         solving: solver and its options.
 
     Returns:
-        None where the constraints leave no further allocation, or where the utilities are measured
-        curves, which say nothing about an answer that is under way.
+        A plan, or why there is none: the constraints leave no further allocation, or the utilities
+        are measured curves, which say nothing about an answer that is under way.
     """
     most = np.where(going_on, np.maximum(_upper(work) - spent, 0), 0)
     if work.utilities is None:
         return _even(work, budget, spent, going_on)
     if not work.utilities.s_shaped:
-        return None
+        return "measured curves say nothing about an answer that is under way"
     rest = Remaining.of(work.utilities, spent, most)
     ended = np.zeros(work.n, dtype=bool) if finished is None else finished
     settled = np.where(ended, work.utilities.value_at(work.utilities.saturation_excess), 0.0)
-    plan = _solved(work, rest, budget, spent, most, solving, settled)
-    return None if isinstance(plan, str) else plan
+    return _solved(work, rest, budget, spent, most, solving, settled)
 
 
 def _solved(
@@ -149,12 +148,14 @@ def _solved(
     accuracy = utilities(more)
     tokens = more + spent if np.any(spent) else more
     constraints = [(co.sum(more) <= budget).named(BUDGET)]
+    worth: Any = np.asarray(work.weights) @ accuracy
     if work.constraints is not None:
         reached = accuracy if settled is None else accuracy + settled
         constraints += work.constraints(tokens, reached)
-    worth: Any = np.asarray(work.weights) @ accuracy
-    problem = co.Problem(co.Maximize(worth), constraints)
-    solution = problem.solve(**solving)
+    try:
+        solution = co.Problem(co.Maximize(worth), constraints).solve(**solving)
+    except InfeasibleError as error:  # limits that nothing can meet any more
+        return str(error)
     if solution.allocation is None:
         return solution.message or solution.status
     caps = np.floor(np.asarray(solution.allocation) + 1e-6).astype(np.int64)

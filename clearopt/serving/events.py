@@ -12,6 +12,7 @@ from clearopt.serving.requests import Generation
 
 _DATA = b"data:"
 _DONE = b"[DONE]"
+_UNFINISHED = ("abort", "error")  # what vLLM says when it shuts down, or fails
 _LONGEST = 64_000_000  # bytes of one event; no completion's has more
 
 
@@ -107,7 +108,8 @@ class Arriving:
             count = max(len(self._ids), self._usage or 0)
         else:  # no token is told: the server's own count, else one token a piece
             ids, count = (), self._usage if self._usage is not None else self._pieces
-        if self._reason is None and not self.overrunning:
+        broken = self._reason is None and not self.overrunning
+        if broken or self._reason in _UNFINISHED:
             raise LostError(f"the answer broke off after {count} of at most {self.cap} tokens")
         over = max(count - self.cap, 0)
         reason = "length" if over else str(self._reason)

@@ -68,7 +68,7 @@ def held(report, stub, clean):
         "hang:5,hang:20-22",
         "truncate:0-5,truncate:60-65",
         "reset:10-15,garbage:30-32",
-        "429:0-9,500:10-14,hang:20,truncate:30-33,reset:40,garbage:50",
+        "429:0-9,500:10-14,hang:20,truncate:30-33,reset:40,garbage:50,abort:55-58",
     ],
 )
 def test_faults_of_the_server(faults, clean):

@@ -81,7 +81,10 @@ class Stub:
     async def tokenize(self, request):
         if not self.ids:
             raise web.HTTPNotFound
-        return web.json_response({"tokens": [*(await request.json())["prompt"].encode()]})
+        body = await request.json()
+        if "messages" in body:  # the chat template: a message, and a line end before the answer
+            body["prompt"] = body["messages"][0]["content"] + "\n"
+        return web.json_response({"tokens": [*body["prompt"].encode()]})
 
     def check_key(self, request):
         given = request.headers.get("Authorization")
@@ -139,8 +142,13 @@ class Stub:
             if self.ids:
                 choice["token_ids"] = piece
             choice["finish_reason"] = None if not last else "stop" if ids[-1] == END else "length"
+            aborted = fault == "abort" and start >= len(ids) // 2
+            if aborted:
+                choice["finish_reason"] = "abort"
             entry["generated"] += len(piece)
             await response.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+            if aborted:
+                break
             await asyncio.sleep(self.delay * len(piece))
         usage = {"choices": [], "usage": {"completion_tokens": len(ids)}}
         await response.write(b": alive\n\ndata: " + json.dumps(usage).encode() + b"\n\n")

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -7,6 +8,7 @@ import pytest
 
 import clearopt as co
 from clearopt.confirmation.tasks import generate_tasks, is_correct
+from clearopt.runs import ExactMatch, Query, Settings, Workload, run
 from clearopt.serving import Engine, Prefix, RefusedError, Request, answer_all, environment
 
 pytestmark = pytest.mark.vllm
@@ -208,3 +210,20 @@ def test_what_vllm_refuses_costs_one_request(engine, prompts):
         with pytest.raises(RefusedError):
             answer_all(engine, [request])
     assert answer_all(engine, [Request(prompts[0], 5)])[0].tokens == 5
+
+
+def test_a_run_in_process_and_what_a_cancelled_one_leaves(engine, tmp_path):
+    tasks = generate_tasks(24, seed=3)
+    work = Workload([Query(t.task_id, t.prompt, t.answer) for t in tasks], 120)
+    settings = Settings(budget=900, verify_processes=1)
+    stopped = run(work, engine, dataclasses.replace(settings, time_limit=0.02))
+    assert not stopped.complete
+    whole = run(work, engine, settings, verifier=ExactMatch("####"), out=tmp_path)
+    again = run(work, engine, settings, verifier=ExactMatch("####"), out=tmp_path)
+    assert whole.complete
+    assert whole.rows == again.rows
+    assert again.resumed > 0
+    assert whole.spending.spent <= 900
+    right = [is_correct(t, r.text) for t, r in zip(tasks, whole.rows, strict=True)]
+    for row, ok in zip(whole.rows, right, strict=True):
+        assert row.score == (ok and row.status == "answered")

@@ -69,7 +69,7 @@ def test_a_server_that_ignores_caps_is_hung_up_on():
     assert stub.generated < 30  # of the 40 it meant to
 
 
-@pytest.mark.parametrize("fault", ["truncate", "reset", "garbage", "500", "502"])
+@pytest.mark.parametrize("fault", ["truncate", "reset", "garbage", "abort", "500", "502"])
 def test_an_answer_that_does_not_arrive_whole_is_lost(fault):
     with pytest.raises(LostError):
         ask(Stub(f"{fault}:0"), Request(PROMPT, 20))
@@ -166,6 +166,23 @@ def test_thinking_is_limited_by_the_servers_own_field():
     (answer,) = ask(stub, Request(prompt, 40, thinking_tokens=8))
     assert stub.log[0]["body"]["thinking_token_budget"] == 8
     assert answer.text.index("|") == 8
+
+
+def test_a_message_is_put_into_the_chat_template():
+    stub = Stub()
+    message = PROMPT.strip()
+    with Running(stub) as url:
+        first, whole = answer_all(
+            Server(url), [Request(message, cap, chat=True) for cap in (25, 60)]
+        )
+        prefix = Prefix().then(first)
+        (rest,) = answer_all(Server(url), [Request(message, 60, chat=True, prefix=prefix)])
+    assert {bytes(e["body"]["prompt"]).decode()[: len(PROMPT)] for e in stub.log} == {PROMPT}
+    assert first.text + rest.text == whole.text
+    with pytest.raises(RefusedError, match="chat template cannot be applied"):
+        ask(Stub(ids=False), Request(message, 5, chat=True))
+    with pytest.raises(co.DeclarationError, match="must be a text"):
+        Request((1, 2), 5, chat=True)
 
 
 def test_a_cancelled_request_is_withdrawn():
