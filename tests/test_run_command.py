@@ -100,6 +100,14 @@ def test_a_run_that_stops_before_its_end_says_so(table, capsys):
     assert "give the same command again" in told
 
 
+def test_nobody_at_the_address_is_told_at_once(table, capsys):
+    assert command(table, "--server", "http://127.0.0.1:9", "--model", "m", "--patience", "1") == 1
+    told = capsys.readouterr().err
+    assert "cannot be reached" in told.splitlines()[0]
+    assert "(the run waits for up to 1 s)" in told.splitlines()[0]
+    assert "clearopt: error: nothing was answered for" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

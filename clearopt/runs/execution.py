@@ -188,6 +188,7 @@ class Execution:
             request_timeout=settings.request_timeout,
             charge_lost=settings.charge_lost,
             on_end=self._ended,
+            on_wait=self.watcher.waiting,
         )
         try:
             await wave.run(jobs)

@@ -31,6 +31,9 @@ class Watcher(Protocol):
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A request has come to its end."""
 
+    def waiting(self, reason: str) -> None:
+        """The engine begins to be overloaded, or out of reach."""
+
     def finish(self) -> None:
         """The wave is over, or interrupted."""
 
@@ -44,6 +47,9 @@ class Silent:
     def ended(self, job: Job, outcome: Outcome) -> None:
         pass
 
+    def waiting(self, reason: str) -> None:
+        pass
+
     def finish(self) -> None:
         pass
 
@@ -52,7 +58,7 @@ class Bar:
     """A bar with tokens per second, tokens left of the budget, and time left.
 
     Args:
-        console: where to; nothing is shown where it is no terminal.
+        console: where to; where it is no terminal, there is no bar.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -88,6 +94,9 @@ class Bar:
         self._bar.update(
             self._task, advance=1, rate=f"{tokens / seconds:,.0f} tokens/s, {left:,} left"
         )
+
+    def waiting(self, reason: str) -> None:
+        self._console.print(f"clearopt: note: {reason}", markup=False, soft_wrap=True)
 
     def finish(self) -> None:
         if self._bar is not None:

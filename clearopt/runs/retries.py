@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from clearopt.errors import DeclarationError
@@ -39,9 +40,17 @@ class Retries:
 
 
 class Brake:
-    """Holds all requests back while the engine asks for it, and gives up when it stays so."""
+    """Holds all requests back while the engine asks for it, and gives up when it stays so.
 
-    def __init__(self, retries: Retries) -> None:
+    Args:
+        retries: with how much patience.
+        on_wait: is told why, when the engine begins to be busy or out of reach.
+    """
+
+    def __init__(
+        self, retries: Retries, on_wait: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        self._on_wait = on_wait
         self._retries = retries
         self._clock = asyncio.get_running_loop().time
         self._not_before = self._clock()
@@ -59,6 +68,7 @@ class Brake:
         """
         if self._failing_since is None:
             self._failing_since = self._clock()
+            self._on_wait(f"{reason} (the run waits for up to {self._retries.patience:g} s)")
         silent = self._clock() - self._failing_since
         if silent > self._retries.patience:
             raise EngineError(

@@ -42,6 +42,7 @@ class Wave:
         request_timeout: seconds that one attempt may take; None: as long as it shows life.
         charge_lost: whether an attempt whose answer never came is charged its cap.
         on_end: called with a job and its outcome as it ends.
+        on_wait: called with the reason, when the engine begins to be busy or out of reach.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Wave:
         request_timeout: float | None = None,
         charge_lost: bool = True,
         on_end: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+        on_wait: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.endpoint, self.record, self.ledger = endpoint, record, ledger
         self.retries, self.request_timeout, self.charge_lost = retries, request_timeout, charge_lost
-        self._on_end = on_end
+        self._on_end, self._on_wait = on_end, on_wait
         self._rng = random.Random()  # of waits alone: no result depends on it
         self._queue: deque[Job] = deque()
         self._parked: deque[Job] = deque()
@@ -73,7 +75,7 @@ class Wave:
         self._queue.extend(job for job in jobs if job.name not in self.record.outcomes)
         for job in self._queue:
             self.ledger.commit(job.cap)
-        self._brake = Brake(self.retries)
+        self._brake = Brake(self.retries, self._on_wait)
         count = min(self.endpoint.concurrency, len(self._queue))
         workers = [asyncio.create_task(self._work()) for _ in range(count)]
         try:

@@ -92,5 +92,8 @@ def test_progress_is_shown_on_a_terminal_alone(monkeypatch):
     assert "tokens/s, 800 left" in told
     assert "2/2" in told
     assert progress() == ""
+    out = io.StringIO()
+    Bar(Console(file=out)).waiting("[http] cannot be reached")
+    assert out.getvalue() == "clearopt: note: [http] cannot be reached\n"
     monkeypatch.setenv("TERM", "dumb")
     assert progress(force_terminal=True) == ""
