@@ -87,9 +87,16 @@ def test_without_curves_a_note_says_so(tmp_path, capsys):
 def test_a_users_own_verifier(table, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def judge(query, text):\n    return 0.5 * text.endswith(query.answer)\n")
-    with Running(Stub()) as url:
-        assert command(table, "--server", url, "--verify", f"{file}:judge") == 0
+    with Running(Stub()) as first:
+        assert command(table, "--server", first, "--verify", f"{file}:judge") == 0
     assert {row["score"] for row in report_of(table)["rows"]} == {0, 0.5}
+    file.write_text("def judge(query, text):\n    return 1.0 * (query.data['tenant'] == 1)\n")
+    stub = Stub()
+    with Running(stub) as url:  # another verifier of the same answers
+        assert command(table, "--server", url, "--model", "stub", "--verify", f"{file}:judge") == 2
+        assert command(table, "--server", first, "--verify", f"{file}:judge") == 0
+    assert not stub.log
+    assert {row["score"] for row in report_of(table)["rows"]} == {0, 1}
 
 
 def test_a_run_that_stops_before_its_end_says_so(table, capsys):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 
 from clearopt.runs.queries import Query
-from clearopt.runs.record import Record
+from clearopt.runs.record import Record, fingerprint
 from clearopt.runs.settings import Settings
-from clearopt.runs.verifiers import Verifier
+from clearopt.runs.verifiers import FromFile, Verifier
 from clearopt.runs.verifying import Verdict, Verifying
 
 
@@ -20,11 +21,19 @@ class Judging:
         verifier: who is asked, or None: then there are no verdicts.
         record: where verdicts are noted; one that is noted is not asked for again.
         settings: of the run.
+        queries: all of them; where an answer is corrected, what was said before is not used.
     """
 
-    def __init__(self, verifier: Verifier | None, record: Record, settings: Settings) -> None:
+    def __init__(
+        self,
+        verifier: Verifier | None,
+        record: Record,
+        settings: Settings,
+        queries: Sequence[Query],
+    ) -> None:
         self._record, self._score_cut = record, settings.score_cut
-        self._name = _name(verifier)
+        asked = fingerprint([(query.answer, repr(query.data)) for query in queries])
+        self._name = f"{_name(verifier)} {asked}"
         self._tasks: set[asyncio.Task[None]] = set()
         self._verifying = (
             None
@@ -85,6 +94,8 @@ class Judging:
 
 def _name(verifier: Verifier | None) -> str:
     """The same in every process."""
+    if isinstance(verifier, FromFile):
+        return verifier.identity
     if verifier is None or dataclasses.is_dataclass(verifier):
         return repr(verifier)
     function = verifier if hasattr(verifier, "__qualname__") else type(verifier)

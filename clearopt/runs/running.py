@@ -88,7 +88,7 @@ async def run_async(
             charge_lost=settings.charge_lost,
         )  # fmt: skip
         resumed = len(record.outcomes)
-        judging = Judging(verifier, record, settings)
+        judging = Judging(verifier, record, settings, work.queries)
         execution = Execution(
             work, endpoint, record, judging, settings, abandonment, watcher or Silent()
         )
@@ -102,7 +102,7 @@ async def run_async(
         report = Report(
             rows=rows,
             rounds=tuple(execution.rounds),
-            spending=_spending(record, settings),
+            spending=_spending(execution),
             complete=not stopped,
             engine=endpoint.name,
             abandonment=abandonment.to_dict(),
@@ -230,13 +230,15 @@ def _first_score(execution: Execution, i: int, score: float | None) -> float | N
     return execution.judging.verdict(first, finished=outcome.generation.finished)[0]
 
 
-def _spending(record: Record, settings: Settings) -> Spending:
-    spent, lost = record.spent["main"], record.lost["main"]
+def _spending(execution: Execution) -> Spending:
+    record, budget = execution.record, execution.settings.budget
+    # The ledger also knows of requests that were withdrawn when the run was interrupted.
+    spent, lost = record.spent["main"], max(record.lost["main"], execution.ledger.lost)
     return Spending(
-        budget=settings.budget,
+        budget=budget,
         spent=spent,
         lost=lost,
-        unspent=settings.budget - spent - lost,
+        unspent=budget - spent - lost,
         attempts_lost=record.unseen,
         asked_again=sum(attempts > 1 for attempts in record.attempts.values()),
         cheaper=record.spent[CHEAPER] + record.lost[CHEAPER],

@@ -6,6 +6,7 @@ classes so that their settings travel with them to the process in which they run
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import re
@@ -188,6 +189,12 @@ class FromFile:
     def __post_init__(self) -> None:
         if not Path(self.path).is_file():
             raise DeclarationError(f"{self.path}: there is no such file")
+
+    @property
+    def identity(self) -> str:
+        """The function's name and what stands in the file: another text is another verifier."""
+        digest = hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]
+        return f"{self.function} of {digest}"
 
     def __call__(self, query: Query, text: str) -> float:
         """What the function says."""

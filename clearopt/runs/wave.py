@@ -128,6 +128,9 @@ class Wave:
         failures = lost = 0
         while True:
             await self._brake.passed()
+            if self.ledger.free < 0:  # what others cost meanwhile is to be paid for
+                self._park(job)
+                return
             attempt = await self.record.sent(job.name, job.cap)
             try:
                 async with asyncio.timeout(self.request_timeout):
@@ -143,9 +146,6 @@ class Wave:
                 if lost >= self.retries.attempts:
                     await self._end(job, attempt, Outcome("failed", why=why))
                     return
-                if self.ledger.free < 0:  # asking again would exceed the budget
-                    self._park(job)
-                    return
             except RefusedError as error:
                 await self._end(job, attempt, Outcome("refused", why=str(error)))
                 return
@@ -157,7 +157,8 @@ class Wave:
                 self._brake.succeeded()
                 await self._end(job, attempt, Outcome("answered", generation))
                 return
-            await asyncio.sleep(self.retries.wait(failures, self._rng))
+            if self.ledger.free >= 0:  # else asking again would exceed the budget
+                await asyncio.sleep(self.retries.wait(failures, self._rng))
 
     async def _lose(self, job: Job, attempt: int, why: str) -> None:
         charged = job.cap if self.charge_lost else 0

@@ -259,6 +259,7 @@ def test_ctrl_c_leaves_a_partial_report(tmp_path, clean, client):
         os.kill(child, signal.SIGINT)
         assert client.ended() == 4
         part = json.loads((tmp_path / "report.json").read_text())
+        assert stub.generated <= part["spending"]["spent"] + part["spending"]["lost"]
         report = taken_up(url, tmp_path)
     assert part["complete"] is False
     assert part["notes"][-1] == "interrupted"
