@@ -17,7 +17,7 @@ from clearopt.runs.record import CHEAPER, Outcome, Record
 from clearopt.runs.report import Round
 from clearopt.runs.settings import Settings
 from clearopt.runs.standing import Standing, finished, going_on, spent_by
-from clearopt.runs.wave import Job, Wave
+from clearopt.runs.wave import Job, Stopped, Wave
 from clearopt.serving.endpoint import Endpoint
 from clearopt.serving.failures import EngineError
 from clearopt.serving.requests import NOTHING, Request
@@ -57,6 +57,8 @@ class Execution:
         self.rounds: list[Round] = []
         self.audits: list[Audited] = []
         self.notes: list[str] = []
+        self.stopping = False
+        self._current: Wave | None = None
         self.ledger = Ledger(
             settings.budget,
             settings.reserve,
@@ -65,12 +67,23 @@ class Execution:
         )
         self._auditor = Auditor()
 
+    def stop(self) -> None:
+        """Send nothing any more, and wait for what is under way."""
+        self.stopping = True
+        if self._current is not None:
+            self._current.stop()
+            self.watcher.note(
+                f"{self._current.active} requests under way are waited for; Ctrl-C again stops at "
+                "once, and then their caps count as lost"
+            )
+
     async def run(self) -> None:
         """Go through all of it.
 
         Raises:
             EngineError, JournalError: it has to stop; what has ended stands in `standings`.
             DeclarationError: there is no first allocation.
+            Stopped: it was asked to.
         """
         self._auditor = await Auditor.asking(
             self.endpoint, self.settings.reasoning, chat=self.settings.chat
@@ -174,6 +187,8 @@ class Execution:
     async def _wave(
         self, endpoint: Endpoint, ledger: Ledger, jobs: Sequence[Job], what: str
     ) -> None:
+        if self.stopping:
+            raise Stopped
         settings = self.settings
         open_ = sum(job.name not in self.record.outcomes for job in jobs)
         self.watcher.begin(what, open_, ledger)
@@ -188,11 +203,13 @@ class Execution:
             request_timeout=settings.request_timeout,
             charge_lost=settings.charge_lost,
             on_end=self._ended,
-            on_wait=self.watcher.waiting,
+            on_wait=self.watcher.note,
         )
+        self._current = wave
         try:
             await wave.run(jobs)
         finally:
+            self._current = None
             self.watcher.finish()
 
     def _ended(self, job: Job, outcome: Outcome) -> None:

@@ -31,8 +31,8 @@ class Watcher(Protocol):
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A request has come to its end."""
 
-    def waiting(self, reason: str) -> None:
-        """The engine begins to be overloaded, or out of reach."""
+    def note(self, text: str) -> None:
+        """Something a person should know now: what is waited for, and why."""
 
     def finish(self) -> None:
         """The wave is over, or interrupted."""
@@ -47,7 +47,7 @@ class Silent:
     def ended(self, job: Job, outcome: Outcome) -> None:
         pass
 
-    def waiting(self, reason: str) -> None:
+    def note(self, text: str) -> None:
         pass
 
     def finish(self) -> None:
@@ -95,8 +95,8 @@ class Bar:
             self._task, advance=1, rate=f"{tokens / seconds:,.0f} tokens/s, {left:,} left"
         )
 
-    def waiting(self, reason: str) -> None:
-        self._console.print(f"clearopt: note: {reason}", markup=False, soft_wrap=True)
+    def note(self, text: str) -> None:
+        self._console.print(f"clearopt: note: {text}", markup=False, soft_wrap=True)
 
     def finish(self) -> None:
         if self._bar is not None:

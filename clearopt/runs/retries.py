@@ -77,7 +77,7 @@ class Brake:
         if seconds:
             self._not_before = max(self._not_before, self._clock() + seconds)
 
-    async def passed(self) -> None:
-        """Wait until requests may be sent."""
-        while (seconds := self._not_before - self._clock()) > 0:
-            await asyncio.sleep(seconds)
+    @property
+    def seconds(self) -> float:
+        """How long no request may be sent; negative where they may."""
+        return self._not_before - self._clock()

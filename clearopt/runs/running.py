@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from clearopt.runs.record import CHEAPER, Record
 from clearopt.runs.report import Report, Row, Spending, Status
 from clearopt.runs.settings import Settings
 from clearopt.runs.verifiers import Verifier
+from clearopt.runs.wave import Stopped
 from clearopt.serving.endpoint import Endpoint
 from clearopt.serving.failures import AttemptError, EngineError
 
@@ -63,9 +66,8 @@ def run(
         EngineError: the engine cannot serve, and nothing was answered.
     """
     return asyncio.run(
-        run_async(work, endpoint, settings, verifier=verifier, abandonment=abandonment, out=out,
-                  watcher=watcher)
-    )  # fmt: skip
+        _run(work, endpoint, settings, verifier, abandonment, out, watcher, heeds_ctrl_c=True)
+    )
 
 
 async def run_async(
@@ -78,7 +80,21 @@ async def run_async(
     out: Path | None = None,
     watcher: Watcher | None = None,
 ) -> Report:
-    """`run`, for a program that has an event loop already."""
+    """`run`, for a program that has an event loop already; cancelled, it gives a partial report."""
+    return await _run(work, endpoint, settings, verifier, abandonment, out, watcher)
+
+
+async def _run(
+    work: Workload,
+    endpoint: Endpoint,
+    settings: Settings,
+    verifier: Verifier | None,
+    abandonment: Abandonment | None,
+    out: Path | None,
+    watcher: Watcher | None,
+    *,
+    heeds_ctrl_c: bool = False,
+) -> Report:
     started = time.monotonic()
     abandonment = abandonment or Skip()
     journal = Journal(None if out is None else out / FILE_NAME)
@@ -92,7 +108,8 @@ async def run_async(
         execution = Execution(
             work, endpoint, record, judging, settings, abandonment, watcher or Silent()
         )
-        stopped = await _executed(execution, endpoint, settings)
+        with _ctrl_c(execution) if heeds_ctrl_c else nullcontext():
+            stopped = await _executed(execution, endpoint, settings)
         rows = tuple(_row(execution, i, complete=not stopped) for i in range(work.n))
         notes = [*execution.notes, *findings(execution.audits), *_troubles(rows)]
         if journal.damaged:
@@ -119,6 +136,30 @@ async def run_async(
         journal.close()
 
 
+@contextmanager
+def _ctrl_c(execution: Execution) -> Iterator[None]:
+    """The first Ctrl-C waits for what is under way, the second one stops at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def interrupt() -> None:
+        if not execution.stopping:
+            execution.stop()
+        elif task is not None:
+            task.cancel()
+
+    try:
+        if not callable(signal.getsignal(signal.SIGINT)):  # ignored, as in the background
+            raise ValueError
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    except (ValueError, RuntimeError, NotImplementedError):  # not the main thread, or Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
 async def _executed(execution: Execution, endpoint: Endpoint, settings: Settings) -> str:
     """Run it; returns why it stopped before its end, or nothing."""
     record, judging = execution.record, execution.judging
@@ -128,6 +169,8 @@ async def _executed(execution: Execution, endpoint: Endpoint, settings: Settings
         async with asyncio.timeout(settings.time_limit), endpoint:
             await execution.run()
             await judging.finish()
+    except Stopped:
+        stopped = "interrupted"
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None:

@@ -26,7 +26,8 @@ class Settings:
         charge_lost: whether an attempt whose answer never came is charged its cap. If not, the
             budget covers what was received, and what was lost is reported beside it.
         request_timeout: seconds for one attempt, or None.
-        time_limit: seconds for the whole run, or None; at the limit it stops as on Ctrl-C.
+        time_limit: seconds for the whole run, or None; at the limit requests under way are
+            withdrawn, and their caps count as lost.
         retries: how failures are met.
         solver, solver_seconds: who shares tokens out, and how long each time.
         score_cut: whether an answer that was cut at its cap may be right.

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from clearopt.runs.ledger import Ledger
@@ -27,6 +28,10 @@ class Job:
     def cap(self) -> int:
         """Tokens that it may cost."""
         return self.request.max_tokens
+
+
+class Stopped(Exception):
+    """The run was asked to stop; nothing is under way any more."""
 
 
 class Wave:
@@ -65,12 +70,23 @@ class Wave:
         self._parked: deque[Job] = deque()
         self._room = asyncio.Condition()
         self._active = 0
+        self._stop = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """How many jobs are under way."""
+        return self._active
+
+    def stop(self) -> None:
+        """Send nothing any more; what is under way is waited for, so that nothing is lost."""
+        self._stop.set()
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """See every job to its end, except those that the record says have ended.
 
         Raises:
             EngineError, JournalError: the run has to stop; what has ended is on record.
+            Stopped: it was asked to.
         """
         self._queue.extend(job for job in jobs if job.name not in self.record.outcomes)
         for job in self._queue:
@@ -84,6 +100,8 @@ class Wave:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        if self._stop.is_set():
+            raise Stopped
         for job in self._parked:  # nothing is under way any more that could free their tokens
             why = "attempts whose answers were lost have used its tokens up"
             await self._end(job, 0, Outcome("no tokens", why=why))
@@ -101,7 +119,7 @@ class Wave:
 
     async def _next(self) -> Job | None:
         """The next job that may be sent; None where there is none any more."""
-        while True:
+        while not self._stop.is_set():
             while self._parked and self.ledger.free >= self._parked[0].cap:
                 job = self._parked.popleft()
                 self.ledger.commit(job.cap)
@@ -118,6 +136,7 @@ class Wave:
                     return None
                 if self.ledger.free < self._parked[0].cap:
                     await self._room.wait()
+        return None
 
     def _park(self, job: Job) -> None:
         self.ledger.release(job.cap)
@@ -126,8 +145,10 @@ class Wave:
     # ------------------------------------------------------------------ one job
     async def _serve(self, job: Job) -> None:
         failures = lost = 0
-        while True:
-            await self._brake.passed()
+        while not self._stop.is_set():
+            if self._brake.seconds > 0:
+                await self._pause(self._brake.seconds)
+                continue
             if self.ledger.free < 0:  # what others cost meanwhile is to be paid for
                 self._park(job)
                 return
@@ -158,7 +179,12 @@ class Wave:
                 await self._end(job, attempt, Outcome("answered", generation))
                 return
             if self.ledger.free >= 0:  # else asking again would exceed the budget
-                await asyncio.sleep(self.retries.wait(failures, self._rng))
+                await self._pause(self.retries.wait(failures, self._rng))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until the run is to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
     async def _lose(self, job: Job, attempt: int, why: str) -> None:
         charged = job.cap if self.charge_lost else 0

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from clearopt.runs import ExactMatch, Query, Workload, run
+from clearopt.runs.progress import Bar
 from clearopt.serving import Server
 from tests.runs.workloads import settings
 
@@ -40,6 +41,7 @@ def answer(order):
         chosen(budget=order["budget"], reserve=order["reserve"]),
         verifier=ExactMatch("####") if order.get("verify") else None,
         out=out,
+        watcher=Bar(),  # tells on the standard error that it heard a Ctrl-C
     )
     if not order.get("limit"):
         report.write(out)

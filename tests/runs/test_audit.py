@@ -93,7 +93,7 @@ def test_progress_is_shown_on_a_terminal_alone(monkeypatch):
     assert "2/2" in told
     assert progress() == ""
     out = io.StringIO()
-    Bar(Console(file=out)).waiting("[http] cannot be reached")
+    Bar(Console(file=out)).note("[http] cannot be reached")
     assert out.getvalue() == "clearopt: note: [http] cannot be reached\n"
     monkeypatch.setenv("TERM", "dumb")
     assert progress(force_terminal=True) == ""

@@ -259,11 +259,32 @@ def test_ctrl_c_leaves_a_partial_report(tmp_path, clean, client):
         os.kill(child, signal.SIGINT)
         assert client.ended() == 4
         part = json.loads((tmp_path / "report.json").read_text())
-        assert stub.generated <= part["spending"]["spent"] + part["spending"]["lost"]
+        assert stub.generated == part["spending"]["spent"]  # what was under way was waited for
         report = taken_up(url, tmp_path)
     assert part["complete"] is False
     assert part["notes"][-1] == "interrupted"
     assert 0 < part["statuses"]["answered"] < clean.statuses["answered"]
     assert part["statuses"]["interrupted"] > 0
-    assert part["spending"]["spent"] <= 400 + 60 * CONCURRENCY
+    assert part["spending"]["lost"] == 0
+    assert part["spending"]["spent"] <= 400 + 2 * 60 * CONCURRENCY
+    held(report, stub, clean)
+    assert report.spending.lost == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, clean, client):
+    stub = Stub("hang:20-23")
+    with Running(stub) as url:
+        child = client.start(url, tmp_path)
+        while len(stub.log) < 24 or stub.running < CONCURRENCY:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGINT)
+        while "under way are waited for" not in client.process.stderr.readline():
+            pass
+        os.kill(child, signal.SIGINT)
+        assert client.ended() == 4
+        part = json.loads((tmp_path / "report.json").read_text())
+        assert part["notes"][-1] == "interrupted"
+        assert part["spending"]["lost"] > 0
+        assert stub.generated <= part["spending"]["spent"] + part["spending"]["lost"]
+        report = taken_up(url, tmp_path)
     held(report, stub, clean)
