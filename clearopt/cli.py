@@ -15,6 +15,7 @@ from clearopt.compare_command import add_compare_command
 from clearopt.errors import ClearoptError, DeclarationError, MissingExtraError
 from clearopt.fit_command import add_fit_command
 from clearopt.replay_command import add_replay_command
+from clearopt.run_command import add_run_command, add_serve_command
 from clearopt.solve_command import add_solve_command
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_compare_command(commands)
     add_fit_command(commands)
     add_replay_command(commands)
+    add_run_command(commands)
+    add_serve_command(commands)
 
     confirm = commands.add_parser(
         "confirm",

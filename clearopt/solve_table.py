@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """What a table says of its queries, for who declares problems of their own.
+
+    Attributes:
+        utilities: of all rows.
+        upper: most tokens, one number or (rows,).
+        weight: (rows,) or 1.
+        constraints: from the vectors of tokens and accuracies to the limits, the budget aside.
+        notes: what its user should know.
+    """
+
+    utilities: co.Utility
+    upper: Any
+    weight: Any
+    constraints: Callable[[Any, Any], list[Any]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Declared:
     """A problem, what its user should know, and which columns were read as numbers."""
 
@@ -77,6 +96,26 @@ def declare(table: Table, request: Request) -> Declared:
         DeclarationError: naming the option, or the file, the line and the column.
     """
     return _Declaration(table, request).declared()
+
+
+def curves(table: Table, request: Request) -> Curves:
+    """The utilities, bounds, weights and limits that the table and the request describe.
+
+    Raises:
+        DeclarationError: naming the option, or the file, the line and the column.
+    """
+    return _Declaration(table, request).curves()
+
+
+def has_curves(table: Table, request: Request) -> bool:
+    """Whether anything in the table or the request is a parameter of the family's."""
+    if request.family not in families():
+        raise DeclarationError(f"--family {request.family}: known are {', '.join(families())}")
+    known = inspect.signature(family_class(request.family)).parameters
+    return any(
+        name in table.columns or name in request.columns or name in request.constants
+        for name in known
+    )
 
 
 def families() -> list[str]:
@@ -116,6 +155,20 @@ class _Declaration:
             gain = co.sum(accuracy) if weight is None else weight @ accuracy
             problem = co.Problem(co.Maximize(gain), list(self._constraints(tokens, accuracy)))
         return Declared(problem, self.notes, self.numbers)
+
+    def curves(self) -> Curves:
+        values = self._values()
+        with self._in_rows():
+            family = self.family(**{k: values[k] for k in self.parameters if k in values})
+
+        def constraints(tokens: Any, accuracy: Any) -> list[Any]:
+            with self._in_rows():
+                limits = self._constraints(tokens, accuracy)
+                return [limit for limit in limits if limit.name != "budget"]
+
+        return Curves(
+            family, values.get("upper"), values.get("weight", 1.0), constraints, self.notes
+        )
 
     # ------------------------------------------------------------------ columns and constants
     def _check_names(self) -> None:

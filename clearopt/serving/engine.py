@@ -5,52 +5,25 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clearopt.errors import ClearoptError, DeclarationError
+from clearopt.errors import DeclarationError
 from clearopt.serving.environment import import_vllm, is_cpu_build, vllm_installed
+from clearopt.serving.failures import EngineError, RefusedError
 from clearopt.serving.lifetime import live_as_long_as_others
-from clearopt.serving.models import resolve_model
-from clearopt.validation import as_float_array, broadcast_to_length, require
+from clearopt.serving.models import model_name, resolve_model
+from clearopt.serving.requests import ABANDONED, Generation, Request, whole_numbers
+from clearopt.serving.stepping import Stepper
+from clearopt.validation import require
 
 __all__ = ["Engine", "EngineError", "Generation", "vllm_installed"]
 
 _BATCHED_TOKENS = 8192  # prompt tokens in one step, at least; prompts are never split on CPU
-
-
-class EngineError(ClearoptError, RuntimeError):
-    """vLLM could not load the model or broke a promise; the message says which."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer.
-
-    Attributes:
-        text: what was generated, without the prompt and without special tokens.
-        tokens: how many tokens were generated, the one that ends an answer included.
-        finish_reason: "stop" (ended by itself), "length" (cut at its cap) or "abandoned" (never
-            sent).
-        token_ids: the tokens themselves.
-    """
-
-    text: str
-    tokens: int
-    finish_reason: str
-    token_ids: tuple[int, ...] = ()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the answer ended by itself."""
-        return self.finish_reason == "stop"
-
-
-ABANDONED = Generation("", 0, "abandoned")
+_AT_ONCE = 256  # requests under way; vLLM's own default for its batch
 
 
 class Engine:
@@ -114,6 +87,8 @@ class Engine:
             ) from error
         live_as_long_as_others(self, self._llm)
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
+        self.concurrency = _AT_ONCE
+        self._stepper = Stepper(self._llm.llm_engine)
         self._interrupted = False
 
     def generate(
@@ -139,8 +114,8 @@ class Engine:
             DeclarationError: lengths differ, a cap or seed is not whole, a prompt does not fit.
             EngineError: vLLM generated more than a query's cap, or not every answer.
         """
-        caps = _whole(max_tokens, len(prompts), "max_tokens")
-        own_seeds = _whole(seeds, len(prompts), "seeds")
+        caps = whole_numbers(max_tokens, len(prompts), "max_tokens")
+        own_seeds = whole_numbers(seeds, len(prompts), "seeds")
         require(own_seeds, own_seeds >= 0, "seeds", "must be at least 0")
         if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
             raise DeclarationError(f"temperature = {temperature!r}: must be a number of at least 0")
@@ -183,6 +158,73 @@ class Engine:
             answers[i] = Generation(completion.text, len(ids), reason, ids)
         return answers
 
+    # ------------------------------------------------------------------ one face of all engines
+    @property
+    def name(self) -> str:
+        """The model, by what it is made of."""
+        return model_name(self.model, self.location)
+
+    async def __aenter__(self) -> Self:
+        if self._interrupted:
+            raise EngineError("this engine was interrupted while generating: make a new one")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def answer(self, request: Request) -> Generation:
+        """Answer one request; those under way at the same time are generated as one batch.
+
+        Raises:
+            RefusedError: vLLM does not take it.
+            EngineError: vLLM failed.
+        """
+        prompt, prefix = request.prompt, request.prefix
+        if isinstance(prompt, str):
+            told = self.chat(prompt) if request.chat else self.encode(prompt, special=True)
+            prompt = await told
+        ids = [*prompt]
+        if prefix.tokens and len(prefix.token_ids) != prefix.tokens:
+            raise RefusedError("the tokens of the prefix are not known, so it cannot be continued")
+        ids += prefix.token_ids
+        output = await self._stepper.run(
+            ids,
+            self._vllm.SamplingParams(
+                temperature=float(request.temperature),
+                max_tokens=request.max_tokens,
+                seed=request.seed,
+                stop=list(request.stop),
+                skip_special_tokens=True,
+                thinking_token_budget=request.thinking_tokens,
+                output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+        completion = output.outputs[0]
+        answered = tuple(int(token) for token in completion.token_ids)
+        return Generation(completion.text, len(answered), str(completion.finish_reason), answered)
+
+    async def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """The tokens of a text; without `special`, as they stand inside an answer."""
+        tokenizer = self._llm.get_tokenizer()
+        try:
+            return tuple(int(t) for t in tokenizer.encode(text, add_special_tokens=special))
+        except ValueError as error:  # vLLM's tokenizers refuse what is too long for the model
+            raise RefusedError(str(error)) from error
+
+    async def chat(self, message: str) -> tuple[int, ...]:
+        """The tokens of a user's message in the model's chat template, up to the answer.
+
+        Raises:
+            RefusedError: the model has none.
+        """
+        try:
+            text = self._llm.get_tokenizer().apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise what they like
+            raise RefusedError(f"no chat template for {self.model!r}: {error}") from error
+        return await self.encode(str(text))
+
     def count_tokens(self, prompts: Sequence[str]) -> NDArray[np.intp]:
         """How many tokens each prompt has, (n,)."""
         tokenizer = self._llm.get_tokenizer()
@@ -209,11 +251,3 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({self.model!r}, max_model_len={self.max_model_len})"
-
-
-def _whole(value: ArrayLike, length: int, argument: str) -> NDArray[np.int64]:
-    """`value` as (length,) whole numbers; floats that are whole pass."""
-    numbers = as_float_array(value, argument)
-    require(numbers, numbers == np.floor(numbers), argument, "must be a whole number")
-    require(numbers, np.abs(numbers) < 2.0**53, argument, "is out of range")
-    return broadcast_to_length(numbers, length, argument).astype(np.int64)

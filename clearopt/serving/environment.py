@@ -22,7 +22,12 @@ _CPU_SETTINGS = {
     "OMP_NUM_THREADS": "1",  # more threads in process have been seen to hang
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
 }
-_QUIET_SETTINGS = {
+CPU_SERVER_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the machine may have no cores to spare
+}
+QUIET_SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -54,7 +59,7 @@ def is_cpu_build() -> bool:
 
 def set_defaults(*, cpu: bool, offline: bool) -> None:
     """Environment variables that vLLM reads once, on import; what the user has set is kept."""
-    settings = dict(_QUIET_SETTINGS)
+    settings = dict(QUIET_SETTINGS)
     if cpu:
         settings |= _CPU_SETTINGS
     if offline:

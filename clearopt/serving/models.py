@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -15,6 +16,7 @@ from clearopt.serving.environment import hide_broken_companions
 
 SHIPPED = "reasoner"
 SMOLLM2 = "smollm2"
+_SMALL = 16_000_000  # bytes of a file whose contents tell models apart
 
 
 class ModelError(ClearoptError, LookupError):
@@ -61,6 +63,23 @@ def resolve_model(model: str | Path) -> str:
             "hub with its owner, such as 'Qwen/Qwen3-0.6B'"
         )
     return name
+
+
+def model_name(model: str, location: str) -> str:
+    """What tells two models apart, on every machine: the name, and for a folder a digest.
+
+    The digest is of its file names, their sizes, and the small files.
+    """
+    path = Path(location)
+    if not path.is_dir():
+        return location
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}\n".encode())
+        if size <= _SMALL:  # reading gigabytes would cost more than it tells
+            digest.update(file.read_bytes())
+    return f"{Path(model).name}@{digest.hexdigest()[:16]}"
 
 
 def shipped_reasoner() -> Path:

@@ -421,5 +421,5 @@ def test_the_calibration_can_be_drawn_where_it_was_measured(tmp_path):
     path = fitted.plot(tmp_path / "new" / "fit.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     for without in (fitted.predict(queries=3), fit_curves(rollouts, family="isotonic")):
-        with pytest.raises(co.DeclarationError, match="plot_calibration: (no answer|tables)"):
+        with pytest.raises(co.DeclarationError, match=r"plot_calibration: (no answer|tables)"):
             without.plot(tmp_path / "no.png")

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -9,7 +10,16 @@ import pytest
 
 import clearopt as co
 from clearopt.confirmation.tasks import generate_tasks, is_correct
-from clearopt.serving import Engine, environment, resolve_model
+from clearopt.runs import ExactMatch, Query, Settings, Workload, run
+from clearopt.serving import (
+    Engine,
+    Prefix,
+    RefusedError,
+    Request,
+    answer_all,
+    environment,
+    resolve_model,
+)
 
 pytestmark = pytest.mark.vllm
 
@@ -205,3 +215,49 @@ def test_a_public_checkpoint_runs_beside_another(engine, prompts, monkeypatch, t
     del other
     gc.collect()
     assert engine.generate(prompts[:1], 3, 0)[0].tokens > 0
+
+
+def test_one_face_answers_as_a_batch_does(engine, prompts):
+    caps = np.arange(5, 29)
+    requests = [
+        Request(p, int(cap), seed=i) for i, (p, cap) in enumerate(zip(prompts, caps, strict=True))
+    ]
+    assert answer_all(engine, requests) == engine.generate(prompts, caps, np.arange(24))
+    assert engine.name.startswith("reasoner@")
+
+
+def test_a_prefix_is_continued(engine, prompts):
+    (whole, first) = answer_all(
+        engine, [Request(prompts[0], cap, temperature=0) for cap in (60, 11)]
+    )
+    prefix = Prefix().then(first)
+    (rest,) = answer_all(engine, [Request(prompts[0], 60, temperature=0, prefix=prefix)])
+    assert first.token_ids + rest.token_ids == whole.token_ids
+
+
+def test_what_vllm_refuses_costs_one_request(engine, prompts):
+    for request in (
+        Request(" ".join(["7"] * 600), 5),
+        Request(prompts[0], 5, thinking_tokens=3),  # this engine was told no marks of thinking
+        Request(prompts[0], 5, prefix=Prefix("s1", 1)),
+    ):
+        with pytest.raises(RefusedError):
+            answer_all(engine, [request])
+    assert answer_all(engine, [Request(prompts[0], 5)])[0].tokens == 5
+
+
+def test_a_run_in_process_and_what_a_cancelled_one_leaves(engine, tmp_path):
+    tasks = generate_tasks(24, seed=3)
+    work = Workload([Query(t.task_id, t.prompt, t.answer) for t in tasks], 120)
+    settings = Settings(budget=900, verify_processes=1)
+    stopped = run(work, engine, dataclasses.replace(settings, time_limit=0.02))
+    assert not stopped.complete
+    whole = run(work, engine, settings, verifier=ExactMatch("####"), out=tmp_path)
+    again = run(work, engine, settings, verifier=ExactMatch("####"), out=tmp_path)
+    assert whole.complete
+    assert whole.rows == again.rows
+    assert again.resumed > 0
+    assert whole.spending.spent <= 900
+    right = [is_correct(t, r.text) for t, r in zip(tasks, whole.rows, strict=True)]
+    for row, ok in zip(whole.rows, right, strict=True):
+        assert row.score == (ok and row.status == "answered")
