@@ -95,9 +95,11 @@ class Table:
 
     def check(self) -> None:
         """Refuse what would take too long or not fit, before any work."""
+        # In floating point: the states of a few hundred rows are more than any number can say.
+        states = math.prod(map(float, self.shape))
         for count, most, what in (
-            (self.states * len(self.amounts), MOST_STATES, "remembered choices"),
-            (self.steps, MOST_STEPS, "steps"),
+            (states * len(self.amounts), MOST_STATES, "remembered choices"),
+            (states * sum(a.size for a in self.amounts), MOST_STEPS, "steps"),
         ):
             if count > most:
                 raise UnsupportedProblemError(

@@ -116,3 +116,12 @@ def test_amounts_hold_nothing_only_where_it_is_to_be_had() -> None:
     query, amount = whole_amounts(program, "dp", 100)
     assert query.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert amount.tolist() == [0, 2, 3, 4, 3, 4, 5]
+
+
+def test_rows_with_more_states_than_any_number_can_say_are_refused():
+    tokens = co.Allocation(1400, upper=40, integer=True)
+    accuracy = co.ShiftedSurge(0.5, 5.0, 0.5)(tokens)
+    problem = co.Problem(co.Maximize(co.sum(accuracy)), [co.sum(tokens, by=[i % 700 for i in range(1400)]) <= 20])
+    with pytest.raises(co.UnsupportedProblemError, match="remembered choices are too many"):
+        problem.solve("dp")
+    assert problem.solve().status == "optimal"
