@@ -44,7 +44,7 @@ from clearopt.calibration.likelihood import Answers
 from clearopt.calibration.population import (
     Population,
     Posterior,
-    fit_population,
+    fit_population_with_covariates,
     parameter_names,
 )
 from clearopt.calibration.predictive import Curves, predictive
@@ -230,7 +230,7 @@ def _partial(task: _Task, label: Any, members: NDArray[np.intp], rollouts: Rollo
     start = _start(task.family, rollouts, answers, centre, shared)
     if law.jumps:
         centre = start  # for the stretch, of which the likelihood has no slope
-    population = fit_population(answers, design, centre, width, shared, start)
+    population = fit_population_with_covariates(answers, design, centre, width, shared, start)
     posterior = population.posterior(answers, design)
     stretch = population.parameters.stretch
     agreement = math.inf if population.shared else math.exp(population.parameters.log_agreement)

@@ -40,6 +40,7 @@ _STILL = 0.2  # move of the nodes, in posterior deviations
 _SHRINK = 0.5  # nodes come together by this much at a time
 _LEAST_DEVIATION = 1e-4  # of a posterior, so that nodes never coincide
 _STEP = 1e-4  # of differences, in the parameters (all of them are of the order of 1)
+_NARROWER = (0.3, 0.1, 0.03)  # priors of slopes that are tried, as parts of the widest
 _SURE = 15.0  # greatest logit of a mean chance
 _AGREEMENT = (-5.0, 9.0)  # of log(phi): from all-or-nothing queries to all alike
 
@@ -126,6 +127,13 @@ class Population:
         """The parameters by name."""
         return Parameters.of(self.vector, self.covariates)
 
+    def log_evidence(self, centre: FloatArray, width: FloatArray) -> float:
+        """Logarithm of the answers' probability under the priors N(centre, width^2), which the fit
+        had: Laplace's approximation of the integral over the parameters."""
+        off = (self.vector - centre) / width
+        volume = 0.5 * float(np.linalg.slogdet(self.covariance)[1]) - float(np.log(width).sum())
+        return self.log_likelihood - 0.5 * float(off @ off) + volume
+
     def posterior(self, answers: Answers, design: FloatArray) -> Posterior:
         """What the population, covariates (n, d) and their answers say of n queries."""
         integral = _Integral(answers, design, self.shared)
@@ -172,6 +180,36 @@ def fit_population(
     seen = integral.information(vector, nodes) if answers.law.smooth else scores.T @ scores
     information = seen + np.diag(width**-2.0)
     return Population(vector, _inverse(information), design.shape[1], shared, value)
+
+
+def fit_population_with_covariates(
+    answers: Answers,
+    design: FloatArray,
+    centre: FloatArray,
+    width: FloatArray,
+    shared: bool,
+    start: FloatArray,
+) -> Population:
+    """`fit_population`, with priors of the covariates' slopes as wide as is most probable.
+
+    Slopes of covariates that say nothing must be held near 0, or with a few dozen queries they
+    follow chance; slopes of those that say much must not. So a narrower prior is taken, of the
+    lengths' slopes and then of the chances', where it makes the answers more probable.
+    """
+    best = fit_population(answers, design, centre, width, shared, start)
+    if not design.shape[1]:
+        return best
+    most, names = best.log_evidence(centre, width), parameter_names(design.shape[1])
+    for kind in ("by_location",) if shared else ("by_location", "by_chance"):
+        wide, slopes = width, np.array([name.startswith(kind) for name in names])
+        for part in _NARROWER:
+            narrow = np.where(slopes, part * wide, wide)
+            found = fit_population(answers, design, centre, narrow, shared, best.vector)
+            evidence = found.log_evidence(centre, narrow)
+            if evidence <= most:
+                break  # narrower still is less probable still
+            best, most, width = found, evidence, narrow
+    return best
 
 
 def _inverse(information: FloatArray) -> FloatArray:

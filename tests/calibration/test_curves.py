@@ -423,3 +423,17 @@ def test_the_calibration_can_be_drawn_where_it_was_measured(tmp_path):
     for without in (fitted.predict(queries=3), fit_curves(rollouts, family="isotonic")):
         with pytest.raises(co.DeclarationError, match=r"plot_calibration: (no answer|tables)"):
             without.plot(tmp_path / "no.png")
+
+
+def test_covariates_that_say_nothing_are_held_near_0_and_those_that_say_much_are_not():
+    rng = np.random.default_rng(11)
+    rollouts, truth = simulated("lognormal", 45, 8, seed=11)
+    noise = rng.normal(size=(45, 6))
+    by_noise = fit_curves(rollouts, design=noise).population
+    slopes = [by_noise[f"by_location_{k}"].value for k in range(6)]
+    # Sampling alone would give slopes of 0.8 / sqrt(45) = 0.12 each.
+    assert np.sqrt(np.mean(np.square(slopes))) < 0.06
+    location = np.log(truth.estimates["median"])
+    known = fit_curves(rollouts, design=np.column_stack([location, noise[:, 0]])).population
+    assert known["by_location_0"].value == pytest.approx(location.std(), rel=0.1)
+    assert abs(known["by_location_1"].value) < 0.06
