@@ -121,7 +121,9 @@ def test_amounts_hold_nothing_only_where_it_is_to_be_had() -> None:
 def test_rows_with_more_states_than_any_number_can_say_are_refused():
     tokens = co.Allocation(1400, upper=40, integer=True)
     accuracy = co.ShiftedSurge(0.5, 5.0, 0.5)(tokens)
-    problem = co.Problem(co.Maximize(co.sum(accuracy)), [co.sum(tokens, by=[i % 700 for i in range(1400)]) <= 20])
+    problem = co.Problem(
+        co.Maximize(co.sum(accuracy)), [co.sum(tokens, by=[i % 700 for i in range(1400)]) <= 20]
+    )
     with pytest.raises(co.UnsupportedProblemError, match="remembered choices are too many"):
         problem.solve("dp")
     assert problem.solve().status == "optimal"
