@@ -291,6 +291,39 @@ class PostedPrice:
         self._settled += cap
         self._used += float(tokens)
 
+    def repeat(
+        self, utility: Utility, tokens: float, price: float, tier: Hashable | None = None
+    ) -> Quote:
+        """A quote that was made before, by a market that is no more; see `clearopt.runs`.
+
+        Args:
+            utility: of the query, one member.
+            tokens, price: as they were quoted.
+            tier: as it was.
+        """
+        self.seen += 1
+        self.price = float(price)
+        accuracy = float(np.ravel(utility.value(float(tokens)))[0])
+        quote = Quote(self.seen - 1, float(tokens), float(price), accuracy)
+        self._learn(quote.tokens)
+        if (own := self._tiers.get(tier)) is not None:
+            own.learn(accuracy, self._step, self._memory)
+        self.reserved += quote.tokens
+        self._expected += accuracy
+        if quote.tokens > 0:
+            self._open[quote.number] = quote.tokens
+        return quote
+
+    def lose(self, tokens: float) -> None:
+        """Tokens that were spent and brought nothing: an answer that was lost on the way.
+
+        Raises:
+            DeclarationError: they are negative.
+        """
+        if not tokens >= 0:
+            raise DeclarationError(f"lose: {tokens!r} tokens: must be at least 0")
+        self.spent += float(tokens)
+
     # ---------------------------------------------------------------- prices
     def _demand(
         self, utility: Utility, upper: FloatArray, price: float, worth: float

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from clearopt.runs.retries import Retries
     from clearopt.runs.running import run, run_async
     from clearopt.runs.settings import Settings
+    from clearopt.runs.stream import Arrival, run_stream, run_stream_async
+    from clearopt.runs.stream_report import StreamReport
     from clearopt.runs.verifiers import (
         ExactMatch,
         Mathematics,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "Arrival": "stream",
     "Cheaper": "abandonment",
     "ExactMatch": "verifiers",
     "Fallback": "abandonment",
@@ -40,13 +43,17 @@ _HOME = {
     "Retries": "retries",
     "Settings": "settings",
     "Skip": "abandonment",
+    "StreamReport": "stream_report",
     "Workload": "planning",
     "reasoning_gym_queries": "queries",
     "run": "running",
     "run_async": "running",
+    "run_stream": "stream",
+    "run_stream_async": "stream",
 }
 
 __all__ = [
+    "Arrival",
     "Cheaper",
     "ExactMatch",
     "Fallback",
@@ -61,10 +68,13 @@ __all__ = [
     "Retries",
     "Settings",
     "Skip",
+    "StreamReport",
     "Workload",
     "reasoning_gym_queries",
     "run",
     "run_async",
+    "run_stream",
+    "run_stream_async",
 ]
 
 
