@@ -13,6 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+import aiohttp  # noqa: F401  # once here, not in every child
+
 from clearopt.runs import ExactMatch, Query, Workload, run
 from clearopt.runs.progress import Bar
 from clearopt.serving import Server

@@ -30,7 +30,7 @@ PLANNED, RESERVE = 1200, 8000
 def ran(
     url, *, budget=PLANNED, reserve=0, out=None, verifier=None, concurrency=CONCURRENCY, **more
 ):
-    server = Server(url, "stub", concurrency=concurrency, idle_timeout=1.0)
+    server = Server(url, "stub", concurrency=concurrency, idle_timeout=4.0)
     settled = chosen(budget=budget + reserve, reserve=reserve, **more)
     return run(work(), server, settled, verifier=verifier, out=out)
 

@@ -21,7 +21,7 @@ def run(stub, given, *, budget=10**6, reserve=0, retries=QUICK, options=None, **
     async def go(url):
         record = Record(Journal(None), {})
         ledger = Ledger(budget, reserve)
-        async with Server(url, "stub", **{"idle_timeout": 1.0} | (options or {})) as server:
+        async with Server(url, "stub", **{"idle_timeout": 4.0} | (options or {})) as server:
             await Wave(server, record, ledger, retries, **wave).run(given)
         return record, ledger
 
