@@ -114,7 +114,7 @@ def test_a_program_is_taken_as_well_and_options_are_passed_on() -> None:
     )
     assert first["time-share"].objective == again["time-share"].objective
     assert first["time-share"].objective != other["time-share"].objective
-    limited = co.compare(problem, ["scip"], time_limit=1.0, tolerance=0.0)
+    limited = co.compare(problem, ["scip"], time_limit=0.01, tolerance=0.0)
     assert "time limit" in limited["scip"].message
     assert limited["scip"].seconds < 8
 

@@ -1,5 +1,6 @@
 """A real vLLM server with the shipped model, as `clearopt serve` starts it."""
 
+import contextlib
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from clearopt.cli import main
 from clearopt.confirmation.defaults import default_model
 from clearopt.confirmation.tasks import generate_tasks, is_correct
 from clearopt.runs import ExactMatch, Fallback, Query, Settings, Workload, run
-from clearopt.serving import Prefix, Reasoning, RefusedError, Request, Server, answer_all
+from clearopt.serving import Prefix, Reasoning, RefusedError, Replicas, Request, Server, answer_all
 from clearopt.serving.launch import server_command
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -26,27 +27,37 @@ PROMPTS = [task.prompt for task in TASKS]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command, environment = server_command("reasoner", port=port, reasoning=REASONING)
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment | {"VLLM_API_KEY": KEY}, stdout=output, stderr=output
-        )
-        address = f"http://127.0.0.1:{port}"
-        try:
+def replicas(tmp_path_factory):
+    """Addresses of two servers of the same model, started side by side."""
+    addresses = []
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number in range(2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            command, environment = server_command("reasoner", port=port, reasoning=REASONING)
+            log = tmp_path_factory.mktemp("server") / f"log{number}"
+            output = stack.enter_context(log.open("wb"))
+            process = subprocess.Popen(
+                command, env=environment | {"VLLM_API_KEY": KEY}, stdout=output, stderr=output
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            processes.append((process, log))
+            addresses.append(f"http://127.0.0.1:{port}")
+        for address, (process, log) in zip(addresses, processes, strict=True):
             for _ in range(1200):
                 if ready(address):
                     break
                 assert process.poll() is None, log.read_text()[-3000:]
                 time.sleep(0.5)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
+        yield addresses
+
+
+@pytest.fixture(scope="module")
+def url(replicas):
+    return replicas[0]
 
 
 def ready(address):
@@ -143,3 +154,28 @@ def test_the_command(url, tmp_path, capsys):
     assert (tmp_path / "queries.run" / "answers.jsonl").is_file()
     journal = (tmp_path / "queries.run" / "journal.jsonl").read_text()
     assert KEY not in told + journal + (tmp_path / "queries.run" / "report.json").read_text()
+
+
+def test_two_replicas_answer_as_one_does(replicas):
+    requests = [Request(prompt, 60, seed=i) for i, prompt in enumerate(PROMPTS)]
+    counted = [Counted(address, concurrency=4) for address in replicas]
+    together = answer_all(Replicas(counted), requests)
+    assert [a.tokens for a in together] == [a.tokens for a in answer_all(counted[0], requests)]
+    assert counted[1].answers > 5
+    tasks = [Query(task.task_id, task.prompt, task.answer) for task in TASKS]
+    report = run(
+        Workload(tasks, 100), Replicas([Server(a) for a in replicas]), Settings(budget=1200),
+        verifier=ExactMatch(mark="####"),
+    )  # fmt: skip
+    assert report.complete
+    assert report.spending.spent <= 1200
+
+
+class Counted(Server):
+    """A server that counts what it was asked."""
+
+    answers = 0
+
+    async def answer(self, request):
+        self.answers += 1
+        return await super().answer(request)
