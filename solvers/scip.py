@@ -60,6 +60,9 @@ _TANGENTS_DO_IT = {
     "constraints/components/propfreq": -1,
     "constraints/components/maxprerounds": 0,
 }
+# SoPlex, by the dual simplex, gives up on a few linear programs; by the primal one it does not.
+_LP_ERROR = "error in LP solver"
+_BY_PRIMAL_SIMPLEX = {"lp/initalgorithm": "p", "lp/resolvealgorithm": "p"}
 _FORMULATIONS = ("hull", "written")
 
 
@@ -175,6 +178,20 @@ def run_scip(
         settings |= _TANGENTS_DO_IT
     if len(model.charge):
         settings |= _UNSOUND_WITH_CURVES
+    began = time.perf_counter()
+    try:
+        return _solved(interface, model, options, spent, settings | (more or {}))
+    except Exception as error:  # pyscipopt has no kind of its own
+        if _LP_ERROR not in str(error):
+            raise
+    spent += time.perf_counter() - began
+    again = settings | (more or {}) | _BY_PRIMAL_SIMPLEX
+    return _solved(interface, model, options, spent, again)
+
+
+def _solved(
+    interface: Any, model: Any, options: SolveOptions, spent: float, settings: dict[str, Any]
+) -> Any:
     limit = options.time_limit
     return interface.solve(
         model,
@@ -187,7 +204,7 @@ def run_scip(
         time_limit=None if limit is None else max(limit - spent, 0.01),
         load_solutions=False,
         raise_exception_on_nonoptimal_result=False,
-        solver_options=settings | (more or {}),
+        solver_options=settings,
     )
 
 
