@@ -53,6 +53,14 @@ def require_matplotlib() -> None:
         )
 
 
+def saved(figure: Any, path: str | Path) -> Path:
+    """Save a figure where the path says, its folder made if need be; returns the path."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=150)
+    return target
+
+
 def plot_accuracy(report: Report, path: str | Path) -> Path:
     """Draw accuracy against tokens, one line a policy with its 95 % band, and save it.
 
@@ -97,10 +105,7 @@ def plot_accuracy(report: Report, path: str | Path) -> Path:
     figure.legend(
         handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    return saved(figure, path)
 
 
 def _draw_policy(axes: Any, rows: list[Row], queries: int, style: _Style) -> None:
@@ -190,10 +195,7 @@ def plot_frontier(frontier: Frontier, path: str | Path) -> Path:
         f"{frontier.queries} queries, {len(frontier)} solves{missing}{gap}",
         fontsize=10, x=0.01, ha="left", color="#444444",
     )  # fmt: skip
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    return saved(figure, path)
 
 
 def _draw_worth(axes: Any, frontier: Frontier, order: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clearopt.errors import DeclarationError
-from clearopt.plots import require_matplotlib
+from clearopt.plots import require_matplotlib, saved
 
 if TYPE_CHECKING:
     from clearopt.calibration.curves import FittedCurves
@@ -52,10 +52,7 @@ def plot_calibration(curves: FittedCurves, path: str | Path) -> Path:
         f"{fit.cut} of them cut; {seen}",
         fontsize=10, x=0.01, ha="left", color="#444444",
     )  # fmt: skip
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    return saved(figure, path)
 
 
 def _draw_chances(axes: Any, fit: Goodness) -> None:

@@ -2,7 +2,8 @@
 
 from clearopt.online.market import PostedPrice, Quote, TierState
 from clearopt.online.markets import Markets, MarketState
-from clearopt.online.regret import RegretRow, RegretStudy, plot_stream, regret_study
+from clearopt.online.picture import plot_stream
+from clearopt.online.regret import RegretRow, RegretStudy, regret_study
 from clearopt.online.stream import (
     StreamRun,
     offline_optimum,

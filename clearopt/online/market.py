@@ -250,21 +250,13 @@ class PostedPrice:
         wanted, expected = self._demand(members, most, price, worth)
         found = []
         for k in range(m):
-            self.seen += 1
+            self.seen += 1  # its arrival may bring tokens
             tokens, accuracy = float(wanted[k]), float(expected[k])
             if tokens > self.room:  # what those before it have left
                 one = slice(k, k + 1)
                 less, reached = self._demand(members.take(one), most[one], price, worth)
                 tokens, accuracy = float(less[0]), float(reached[0])
-            quote = Quote(self.seen - 1, tokens, price, accuracy)
-            self._learn(float(wanted[k]))
-            if own is not None:
-                own.learn(accuracy, self._step, self._memory)
-            self.reserved += tokens
-            self._expected += accuracy
-            if tokens > 0:
-                self._open[quote.number] = tokens
-            found.append(quote)
+            found.append(self._booked(tokens, price, accuracy, float(wanted[k]), own))
         return found
 
     def settle(self, quote: Quote | int, tokens: float) -> None:
@@ -302,17 +294,9 @@ class PostedPrice:
             tier: as it was.
         """
         self.seen += 1
-        self.price = float(price)
-        accuracy = float(np.ravel(utility.value(float(tokens)))[0])
-        quote = Quote(self.seen - 1, float(tokens), float(price), accuracy)
-        self._learn(quote.tokens)
-        if (own := self._tiers.get(tier)) is not None:
-            own.learn(accuracy, self._step, self._memory)
-        self.reserved += quote.tokens
-        self._expected += accuracy
-        if quote.tokens > 0:
-            self._open[quote.number] = quote.tokens
-        return quote
+        self.price, cap = float(price), float(tokens)
+        accuracy = float(np.ravel(utility.value(cap))[0])
+        return self._booked(cap, self.price, accuracy, cap, self._tiers.get(tier))
 
     def lose(self, tokens: float) -> None:
         """Tokens that were spent and brought nothing: an answer that was lost on the way.
@@ -341,6 +325,20 @@ class PostedPrice:
             ones = np.ones(most.shape)
             bought = utility.best_response(worth * ones, price * ones, 0.0 * ones, most, whole)
         return np.asarray(bought.tokens), np.asarray(bought.utility)
+
+    def _booked(
+        self, tokens: float, price: float, accuracy: float, wanted: float, own: _Tier | None
+    ) -> Quote:
+        """Note the cap of the query that has just come, and learn from what it wanted."""
+        quote = Quote(self.seen - 1, tokens, price, accuracy)
+        self._learn(wanted)
+        if own is not None:
+            own.learn(accuracy, self._step, self._memory)
+        self.reserved += tokens
+        self._expected += accuracy
+        if tokens > 0:
+            self._open[quote.number] = tokens
+        return quote
 
     def _learn(self, tokens: float) -> None:
         """One step of mirror descent: the price goes by what was wanted, had or not."""

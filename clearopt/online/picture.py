@@ -8,20 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from clearopt.plots import require_matplotlib
+from clearopt.plots import require_matplotlib, saved
 
 # Okabe and Ito's colours.
 _COLORS = ("#004B87", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#8a8a8a")
 
 
-def draw_stream(
+def plot_stream(
     prices: Mapping[str, Any],
     accuracy: Mapping[str, Any],
     regret: Mapping[str, Any],
     path: str | Path,
-    offline_price: float | None,
+    *,
+    offline_price: float | None = None,
 ) -> Path:
-    """See `plot_stream`."""
+    """Draw prices, accuracy and regret as a stream goes by, and save the picture.
+
+    Args:
+        prices: label -> (n,) posted prices, accuracy per token.
+        accuracy: label -> (n,) right or expected answers; drawn as their mean so far.
+        regret: label -> (n,) what the offline optimum is ahead by, query by query; summed.
+        path: where to; the ending chooses the format (.png, .svg, .pdf).
+        offline_price: of the offline optimum, drawn as a line.
+
+    Raises:
+        MissingExtraError: Matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,7 +75,4 @@ def draw_stream(
         handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False,
         fontsize=9,
     )  # fmt: skip
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    return saved(figure, path)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,28 +119,3 @@ def regret_study(
             )
         )  # fmt: skip
     return RegretStudy(tuple(rows), draws)
-
-
-def plot_stream(
-    prices: Mapping[str, Any],
-    accuracy: Mapping[str, Any],
-    regret: Mapping[str, Any],
-    path: str | Path,
-    *,
-    offline_price: float | None = None,
-) -> Path:
-    """Draw prices, accuracy and regret as a stream goes by, and save the picture.
-
-    Args:
-        prices: label -> (n,) posted prices, accuracy per token.
-        accuracy: label -> (n,) right or expected answers; drawn as their mean so far.
-        regret: label -> (n,) what the offline optimum is ahead by, query by query; summed.
-        path: where to; the ending chooses the format (.png, .svg, .pdf).
-        offline_price: of the offline optimum, drawn as a line.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-    """
-    from clearopt.online.picture import draw_stream
-
-    return draw_stream(prices, accuracy, regret, path, offline_price)

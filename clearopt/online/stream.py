@@ -77,9 +77,7 @@ def run_posted(
     """
     n = members_of(utility)
     members, most = utility.broadcast(n), _upper(upper, n)
-    length = np.full(n, math.inf) if needed is None else as_float_array(needed, "needed")
-    if length.shape != (n,):
-        raise DeclarationError(f"run_posted: needed has shape {length.shape}, expected ({n},)")
+    length = _lengths(needed, n)
     tokens, spent, accuracy, prices = np.zeros((4, n))
     waiting: list[int] = []
     quotes: list[Quote] = []
@@ -115,7 +113,7 @@ def run_windows(
         raise DeclarationError(f"run_windows: size = {size!r}: must be at least 1")
     n = members_of(utility)
     members, most = utility.broadcast(n), _upper(upper, n)
-    length = np.full(n, math.inf) if needed is None else as_float_array(needed, "needed")
+    length = _lengths(needed, n)
     tokens, spent, accuracy, prices = np.zeros((4, n))
     for start in range(0, n, size):
         part = slice(start, min(start + size, n))
@@ -195,6 +193,14 @@ def _price(solution: Solution) -> float:
     price = solution.prices["budget"]
     assert isinstance(price, float)
     return price
+
+
+def _lengths(needed: FloatArray | None, n: int) -> FloatArray:
+    """(n,) tokens that answers take; without an end where nothing is known."""
+    length = np.full(n, math.inf) if needed is None else as_float_array(needed, "needed")
+    if length.shape != (n,):
+        raise DeclarationError(f"needed has shape {length.shape}, expected ({n},)")
+    return length
 
 
 def _upper(upper: float | FloatArray, n: int) -> FloatArray:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearopt.errors import MissingExtraError
-from clearopt.plots import plots_installed
+from clearopt.plots import require_matplotlib, saved
 
 if TYPE_CHECKING:
     from clearopt.robust.noise import NoiseStudy
@@ -24,10 +23,7 @@ _STYLES = {
 
 def plot_noise(study: NoiseStudy, path: str | Path) -> Path:
     """Accuracy against noise, one panel a budget; see `NoiseStudy.plot`."""
-    if not plots_installed():
-        raise MissingExtraError(
-            "a picture needs matplotlib, which is not installed: pip install 'clearopt[plot]'"
-        )
+    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,7 +53,4 @@ def plot_noise(study: NoiseStudy, path: str | Path) -> Path:
     panels[0].set_ylabel("right answers (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    return saved(figure, path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clearopt.atomic import written_whole
 from clearopt.validation import FloatArray
 
 
@@ -100,9 +101,10 @@ class StreamReport:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def write(self, folder: Path) -> Path:
-        """`stream.json` in the folder: all of this; returns its path."""
+        """`stream.json` in the folder, all or nothing: all of this; returns its path."""
         folder.mkdir(parents=True, exist_ok=True)
         plain: dict[str, Any] = asdict(self) | {"accuracy": self.accuracy}
         path = folder / "stream.json"
-        path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        with written_whole(path) as file:
+            file.write(json.dumps(plain, indent=1).encode())
         return path
