@@ -14,7 +14,7 @@ the scored rollouts themselves, which favours the baselines.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,8 @@ class Case:
 
     def streamed(self, entries: NDArray[np.intp]) -> Case:
         """The queries at these places, in this order, with their rollouts; one may come again."""
-        return Case(
-            self.split,
-            self.repeat,
-            self.queries[entries],
-            _repeated(self.fitting, entries, self.n),
-            _repeated(self.scored, entries, self.n),
+        return replace(
+            self.part(entries),
             folds=None if self.folds is None else self.folds[entries],
             stream=(self, entries),
         )

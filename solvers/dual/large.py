@@ -385,7 +385,6 @@ class LargeRow:
         if plan.ties is None and plan.spent_at == plan.price and not self._exact:
             return self._buy(plan.price, sink, plan.taken)
         self.passes += 2
-        columns: list[list[FloatArray]] = [[], [], [], [], []]
         ties = self._tie_fill(plan) if plan.ties is not None else None
 
         def taken(number: int, block: Block) -> Any:
@@ -393,15 +392,8 @@ class LargeRow:
                 return ties(number, block)
             return self._placed(plan.taken, number, block)
 
-        for _, block, sums, tokens in self._ask("commit", plan.price, plan.spent_at, taken=taken):
-            for column, values in zip(columns, sums, strict=True):
-                column.append(values)
-            if sink is not None:
-                sink(block, local(tokens)[: block.count])
-        sums = np.array([_exactly(column) for column in columns])
-        gain, size, charge, value, _ = sums.tolist()
-        self._hear(plan.price, gain, size, charge, value)
-        return sums
+        asked = self._ask("commit", plan.price, plan.spent_at, taken=taken)
+        return self._handed_on(asked, plan.price, sink)
 
     def _tie_fill(self, plan: Plan) -> Callable[[int, Block], Any]:
         """Of those who jump at one price, as many in their order as the budget has room for."""
@@ -496,12 +488,18 @@ class LargeRow:
     def _buy(self, price: float, sink: Sink | None, decided: Taken | None = None) -> FloatArray:
         """The sums of `_commit` for everybody's best response to a price, but those `decided`."""
         self.passes += 1
-        columns: list[list[FloatArray]] = [[], [], [], [], []]
 
         def taken(number: int, block: Block) -> Any:
             return self._placed(decided or {}, number, block)
 
-        for _, block, sums, tokens in self._ask("buy", price, taken=taken):
+        return self._handed_on(self._ask("buy", price, taken=taken), price, sink)
+
+    def _handed_on(
+        self, asked: Iterator[tuple[int, Block, FloatArray, Any]], price: float, sink: Sink | None
+    ) -> FloatArray:
+        """The sums of all blocks, each of whose allocations goes to `sink`."""
+        columns: list[list[FloatArray]] = [[], [], [], [], []]
+        for _, block, sums, tokens in asked:
             for column, values in zip(columns, sums, strict=True):
                 column.append(values)
             if sink is not None:
